@@ -1,0 +1,1 @@
+"""The workflows that drive the twins: assimilate, calibrate, back-test."""

@@ -1,0 +1,109 @@
+"""The assimilation flow: one Prefect run drains the log up to a bound, with as many commits as the latency asks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from oncotwin.bootstrap import wiring
+from oncotwin.bootstrap.settings import Settings
+from oncotwin_flows.relay import Relay
+from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task
+from oncotwin_flows.worker import Bounds, Tally, Worker, WorkerSettings
+
+
+@task(name="drain", retries=2, retry_delay_seconds=2, cache_policy=NO_CACHE)
+def drain(worker: Sealed[Worker], bounds: Bounds) -> Tally:
+    """Read, validate, fold and commit until a bound or the end of the log; plain code inside."""
+    return worker.content.run(bounds)
+
+
+@task(name="publish", retries=2, retry_delay_seconds=2, cache_policy=NO_CACHE)
+def publish(relay: Sealed[Relay]) -> int:
+    """Send what the commits have put aside to its topics."""
+    return relay.content.publish()
+
+
+@flow(name="assimilate", validate_parameters=False)
+def assimilate(worker: Sealed[Worker], relay: Sealed[Relay], bounds: Bounds) -> tuple[Tally, int]:
+    """One bounded micro-batch: log -> twins -> store -> topics."""
+    tally = drain(worker, bounds)
+    return tally, publish(relay)
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """The batch bounds of the settings."""
+    return Bounds(settings.batch_events, settings.batch_seconds, settings.commit_events, settings.poll_seconds)
+
+
+@contextmanager
+def open_worker(
+    settings: Settings, on_progress: Callable[[int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Iterator[tuple[Worker, Relay]]:
+    """A worker with its log, store and host, and the relay; all closed again at the end."""
+    version = wiring.load_bundle(settings, "champion")[0]
+    store, log = wiring.open_store(settings), wiring.open_log(settings)
+    host = wiring.open_host(settings, version)
+    relay = Relay(store, lambda topic: wiring.open_log(settings, topic))
+    worker = Worker(
+        log, store, host, wiring.SystemClock(),
+        WorkerSettings(
+            name=wiring.worker_name(settings), log_name=wiring.log_name(settings), version=version,
+            lease_s=settings.lease_seconds, clock_skew=wiring.clock_skew(settings),
+            array_stores=tuple(settings.arrays), sources=settings.sources,
+        ),
+        on_progress, None if announce is None else lambda error: announce(f"begun again: {error}"),
+    )
+    try:
+        yield worker, relay
+    finally:
+        worker.release()
+        relay.close()
+        host.close()
+        log.close()
+        store.close()
+
+
+def run_worker(
+    settings: Settings, *, until_idle: bool, on_progress: Callable[[int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Call the flow in a loop, until interrupted or, with ``until_idle``, until the log has no more.
+
+    Returns:
+        Totals over all runs.
+    """
+    total: dict[str, Any] = {"flow_runs": 0, "published": 0, **asdict(Tally())}
+    begun = time.monotonic()
+    with quick_flows(), open_worker(settings, on_progress, announce) as (worker, relay):
+        if announce is not None and (url := dashboard(settings)):
+            announce(f"Ray dashboard: {url}")
+        try:
+            while True:
+                tally, published = assimilate(Sealed(worker), Sealed(relay), bounds_of(settings))
+                total["flow_runs"] += 1
+                total["published"] += published
+                for name, value in asdict(tally).items():
+                    total[name] = value if name == "partitions" else total[name] + value
+                if until_idle and tally.n_read == 0:
+                    break
+                if tally.n_read == 0:
+                    time.sleep(settings.poll_seconds)
+        except KeyboardInterrupt:
+            if announce is not None:
+                announce("stopped; what was not committed is read again at the next start")
+    total["seconds"] = round(time.monotonic() - begun, 3)
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in total.items()}
+
+
+def dashboard(settings: Settings) -> str:
+    """Address of the Ray dashboard, "" without Ray."""
+    if settings.ray == "in-process":
+        return ""
+    from oncotwin.adapters.ray_cluster import connect
+
+    return connect(settings.ray, settings.ray_cpus)

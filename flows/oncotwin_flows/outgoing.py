@@ -1,0 +1,59 @@
+"""What the platform tells the world: estimates, alerts and refusals as events of their own topics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import orjson
+
+from oncotwin.ports.twin_host import Folded
+from oncotwin.ports.twin_store import DeadLetter, OutboxRow
+
+SOURCE = "urn:oncotwin:platform"
+ESTIMATED, ALERTED, REJECTED = "twin.estimated", "twin.alerted", "event.rejected"
+
+
+def _row(topic: str, message_key: str, subject: str, time: datetime, value: bytes, recorded: str) -> OutboxRow:
+    """One outgoing event in binary mode; ``message_key`` is its id, the same whenever it is sent again."""
+    headers = (
+        ("ce_specversion", b"1.0"), ("ce_source", SOURCE.encode()), ("ce_id", message_key.encode()),
+        ("ce_type", f"org.oncotwin.{topic}.v1".encode()), ("ce_subject", subject.encode()),
+        ("ce_time", time.isoformat().encode()), ("ce_recordedtime", recorded.encode()),
+        ("content-type", b"application/json"),
+    )
+    return OutboxRow(topic=topic, key=subject, message_key=f"{topic}:{message_key}", value=value, headers=headers)
+
+
+def _with(content: bytes, **more: str) -> bytes:
+    """A JSON object with members added at its end; the object itself is not read, which the hot path would feel."""
+    return content[:-1] + b"," + orjson.dumps(more)[1:]
+
+
+def outbox_rows(
+    version: str, folded: Sequence[Folded], dead_letters: Sequence[DeadLetter], now: datetime
+) -> tuple[OutboxRow, ...]:
+    """The latest estimate of each twin of a commit group, its alerts, and what was refused."""
+    rows: list[OutboxRow] = []
+    recorded = now.isoformat()
+    for one in folded:
+        present = one.snapshots[-1]
+        if one.estimates:
+            value = _with(
+                b'{"estimate":' + one.estimates[-1].body + b"}", model_version=version, state_digest=present.digest,
+                data_through=present.time.isoformat(), known_at=recorded,
+            )
+            key = f"{one.twin_id}:{present.digest}"
+            rows.append(_row(ESTIMATED, key, one.twin_id, present.time, value, recorded))
+        for alert in one.alerts:
+            value = _with(alert.body, model_version=version)
+            rows.append(_row(ALERTED, alert.alert_id, one.twin_id, alert.time, value, recorded))
+    for letter in dead_letters:
+        data = {
+            "reason_code": letter.reason_code, "reason": letter.reason, "where": letter.where,
+            "remedy": letter.remedy, "raw": letter.raw.decode("utf-8", "replace"),
+        }
+        subject = letter.twin_id or "unknown/unknown"
+        value = orjson.dumps(data)
+        rows.append(_row(REJECTED, letter.rejection_id, subject, letter.received_at, value, recorded))
+    return tuple(rows)

@@ -1,0 +1,346 @@
+"""The assimilation worker: from the log to committed beliefs, one transaction a commit group.
+
+The order of effects, and nothing else, is what exactly-once rests on: fold on the hosts, then one transaction in the
+store (journal, snapshots, estimates, alerts, outbox, dead letters, offsets, fenced by leases and by each twin's
+version). A worker that dies between any two steps starts again from the offsets in the store.
+
+While a group is being folded, the group before it is committed and the group after it is read and validated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from oncotwin.domain.amendment import Accepted, Rejection
+from oncotwin.domain.envelope import Event
+from oncotwin.domain.errors import FencedError, HostLostError, StaleVersionError
+from oncotwin.domain.events import encode_line
+from oncotwin.domain.ids import EventKey, TwinId
+from oncotwin.domain.validation import Policy, admit
+from oncotwin.ports.clock import Clock
+from oncotwin.ports.event_log import EventLog, LogRecord
+from oncotwin.ports.twin_host import Delivery, Folded, FoldTicket, TwinHost
+from oncotwin.ports.twin_store import CommitGroup, DeadLetter, JournalEntry, TwinCommit, TwinStore
+from oncotwin_flows.moves import moved_events
+from oncotwin_flows.outgoing import outbox_rows
+from oncotwin_flows.refusals import conflict, dead_letter, poisoned
+
+MAX_RETRIES = 10
+"""Groups that a run begins again before it gives up and says why."""
+
+_MAX_READ_BYTES = 8 * 1024 * 1024
+_LONGEST_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much one run of the flow may do.
+
+    Attributes:
+        events: most records read; seconds: longest time; commit_events: most records of one commit group.
+    """
+
+    events: int = 20_000
+    seconds: float = 30.0
+    commit_events: int = 1_000
+    poll_seconds: float = 0.2
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run did."""
+
+    n_read: int = 0
+    n_accepted: int = 0
+    n_duplicates: int = 0
+    n_rejected: int = 0
+    n_alerts: int = 0
+    n_estimates: int = 0
+    n_commits: int = 0
+    n_retries: int = 0
+    partitions: int = 0
+    fold_wait_s: float = 0.0
+    commit_s: float = 0.0
+    prepare_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Group:
+    """Records on their way to one commit."""
+
+    offsets: dict[int, int]
+    n_records: int
+    epochs: dict[int, int] = field(default_factory=dict)
+    deliveries: list[Delivery] = field(default_factory=list)
+    entries: dict[TwinId, list[JournalEntry]] = field(default_factory=dict)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    n_accepted: int = 0
+    n_duplicates: int = 0
+    ticket: FoldTicket | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """Who the worker is and by which rules it judges."""
+
+    name: str
+    log_name: str
+    version: str
+    lease_s: float
+    clock_skew: timedelta
+    array_stores: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+class Worker:
+    """Drains partitions that it holds leases on; see the module's docstring for the order of effects."""
+
+    def __init__(
+        self, log: EventLog, store: TwinStore, host: TwinHost, clock: Clock, settings: WorkerSettings,
+        on_progress: Callable[[int], None] | None = None, on_retry: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._host = host
+        self._clock = clock
+        self._settings = settings
+        self._on_progress = on_progress or (lambda n: None)
+        self._on_retry = on_retry or (lambda error: None)
+        self._epochs: dict[int, int] = {}
+        self._renew_at = 0.0
+        self._positions: dict[int, int] = {}
+        # Version and ordinal of each twin met, as they will be once all groups under way are committed.
+        self._versions: dict[TwinId, int] = {}
+        self._committed: dict[TwinId, int] = {}
+        self._ordinals: dict[TwinId, int] = {}
+        self._under_way: dict[EventKey, str] = {}
+        self._sources: dict[str, str] = {}
+        self._folding: Group | None = None
+
+    def run(self, bounds: Bounds) -> Tally:
+        """Drain the log up to the bounds; returns when they are reached or the log has no more.
+
+        Raises:
+            StoreError, LogError: the store or the log does not answer; what was committed stays committed.
+        """
+        tally = Tally()
+        deadline = time.monotonic() + bounds.seconds
+        self._lease(tally)
+        if not self._epochs:
+            return tally
+        self._folding = None
+        while True:
+            group = None
+            room = bounds.events - tally.n_read
+            try:
+                if room > 0 and time.monotonic() < deadline:
+                    self._lease(tally)
+                    wait = bounds.poll_seconds if self._folding is None else 0.0
+                    records = self._log.read(
+                        self._positions, min(room, bounds.commit_events), _MAX_READ_BYTES, wait
+                    )
+                    if records:
+                        begun = time.perf_counter()
+                        group = self._prepare(records)
+                        group.ticket = self._host.submit(group.deliveries)
+                        tally.n_read += len(records)
+                        tally.prepare_s += time.perf_counter() - begun
+                if self._folding is not None:
+                    self._commit(self._folding, tally)
+                self._folding = group
+            except (StaleVersionError, FencedError, HostLostError) as error:
+                # Nothing of the groups under way was committed: begin again from what the store knows.
+                tally.n_retries += 1
+                if tally.n_retries > MAX_RETRIES:
+                    raise
+                self._on_retry(error)
+                self._reset()
+                # An actor takes seconds to restart, and another worker's commit takes its time too.
+                time.sleep(min(0.05 * 2.0**tally.n_retries, _LONGEST_PAUSE_S))
+                self._lease(tally)
+                if not self._epochs:
+                    return tally
+                continue
+            if self._folding is None:
+                return tally
+
+    def release(self) -> None:
+        """Give the partitions back, so that another worker need not wait for the leases to run out."""
+        if self._epochs:
+            self._store.release_leases(self._settings.log_name, self._settings.name, dict(self._epochs))
+            self._epochs = {}
+
+    def _lease(self, tally: Tally) -> None:
+        """Acquire or renew partitions; positions of newly acquired ones come from the store."""
+        tally.partitions = len(self._epochs)
+        if time.monotonic() < self._renew_at:
+            return
+        now, settings = self._clock.now(), self._settings
+        held = self._store.acquire_leases(
+            settings.log_name, settings.name, range(self._log.n_partitions), settings.lease_s, now,
+            self._log.n_partitions,
+        )
+        self._renew_at = time.monotonic() + settings.lease_s / 3.0
+        if held != self._epochs:
+            self._reset()
+            self._epochs = dict(held)
+            stored = self._store.offsets(settings.log_name)
+            begin = self._log.begin_offsets()
+            self._positions = {p: stored.get(p, begin.get(p, 0)) for p in self._epochs}
+            self._sources = {**self._store.sources(), **settings.sources}
+        tally.partitions = len(self._epochs)
+
+    def _reset(self) -> None:
+        """Forget all that is not in the store."""
+        self._host.forget(list(self._versions))
+        for memory in (self._versions, self._committed, self._ordinals, self._under_way, self._positions):
+            memory.clear()
+        self._epochs = {}
+        self._renew_at = 0.0
+        self._folding = None
+
+    def _policy(self) -> Policy:
+        return Policy(
+            now=self._clock.now(), sources=self._sources, array_stores=self._settings.array_stores,
+            clock_skew=self._settings.clock_skew,
+        )
+
+    def _prepare(self, records: Sequence[LogRecord]) -> Group:
+        """Validate records, drop doubles, and make one delivery a twin."""
+        policy = self._policy()
+        group = Group({}, len(records))
+        judged: list[tuple[LogRecord, Event | None, Accepted | Rejection]] = []
+        for record in records:
+            self._positions[record.partition] = group.offsets[record.partition] = record.offset + 1
+            group.epochs[record.partition] = self._epochs[record.partition]
+            event, item = admit(record.value, record.headers, policy)
+            judged.append((record, event, item))
+            if not isinstance(item, Rejection):
+                source, institution = item.header.source, item.header.institution
+                if source not in self._sources:
+                    # The first accepted event binds a source to its institution, from the next event on.
+                    self._sources[source] = group.sources[source] = institution
+                    policy = self._policy()
+        keys = [item.header.key for _, _, item in judged if not isinstance(item, Rejection)]
+        known = self._store.known(keys)
+        fresh: dict[TwinId, list[Accepted]] = defaultdict(list)
+        for record, event, item in judged:
+            if isinstance(item, Rejection):
+                group.dead_letters.append(dead_letter(item, policy.now))
+                continue
+            assert event is not None
+            key = item.header.key
+            before = known.get(key) or self._under_way.get(key)
+            if before is not None:
+                if before == item.header.content_hash:
+                    group.n_duplicates += 1
+                else:
+                    group.dead_letters.append(dead_letter(conflict(key, event), policy.now))
+                continue
+            self._under_way[key] = item.header.content_hash
+            self._add(group, fresh, item, encode_line(event), record)
+        for item, line, original in moved_events(fresh, self._uncommitted(group), self._store):
+            self._under_way[item.header.key] = item.header.content_hash
+            self._add(group, fresh, item, line, original)
+        self._deliver(group, fresh)
+        return group
+
+    def _uncommitted(self, group: Group) -> dict[TwinId, list[JournalEntry]]:
+        """Journal rows that the store does not have yet: of this group and of the one being folded."""
+        rows = {twin_id: list(entries) for twin_id, entries in group.entries.items()}
+        if self._folding is not None:
+            for twin_id, entries in self._folding.entries.items():
+                rows.setdefault(twin_id, []).extend(entries)
+        return rows
+
+    def _add(
+        self, group: Group, fresh: dict[TwinId, list[Accepted]], item: Accepted, line: bytes,
+        record: LogRecord | JournalEntry,
+    ) -> None:
+        header = item.header
+        group.n_accepted += 1
+        fresh[header.twin_id].append(item)
+        group.entries.setdefault(header.twin_id, []).append(
+            JournalEntry(
+                source=header.source, event_id=header.event_id, twin_id=header.twin_id, kind=header.kind,
+                time=header.time, time_precision=header.time_precision, recorded_at=header.recorded_at,
+                received_at=self._clock.now(), status=header.status, content_hash=header.content_hash, payload=line,
+                position=0, partition=record.partition, offset=record.offset,
+            )
+        )
+
+    def _deliver(self, group: Group, fresh: Mapping[TwinId, Sequence[Accepted]]) -> None:
+        """One delivery a twin, in the order of the ids so that any two workers lock twins in the same order."""
+        new = [twin_id for twin_id in fresh if twin_id not in self._versions]
+        if new:
+            self._ordinals.update(self._store.register_twins(sorted(new)))
+            heads = self._store.twin_heads(new)
+            for twin_id in new:
+                version = heads[twin_id].version if twin_id in heads else 0
+                self._versions[twin_id] = self._committed[twin_id] = version
+        for twin_id in sorted(fresh):
+            version = self._versions[twin_id]
+            group.deliveries.append(
+                Delivery(
+                    twin_id, self._ordinals[twin_id], version, self._committed[twin_id], tuple(fresh[twin_id])
+                )
+            )
+            self._versions[twin_id] = version + 1
+
+    def _commit(self, group: Group, tally: Tally) -> None:
+        """Wait for the folds and write everything in one transaction."""
+        begun = time.perf_counter()
+        assert group.ticket is not None
+        folded = group.ticket.result()
+        tally.fold_wait_s += time.perf_counter() - begun
+        begun = time.perf_counter()
+        now = self._clock.now()
+        twins = []
+        dead_letters = list(group.dead_letters)
+        n_accepted = group.n_accepted
+        for delivery, one in zip(group.deliveries, folded, strict=True):
+            entries = group.entries[one.twin_id]
+            if one.failures:
+                failed = {failure.key: failure.trace for failure in one.failures}
+                dead_letters.extend(
+                    poisoned(e, failed[e.source, e.event_id], now) for e in entries if (e.source, e.event_id) in failed
+                )
+                entries = [e for e in entries if (e.source, e.event_id) not in failed]
+                n_accepted -= len(failed)
+            twins.append(self._twin_commit(delivery, one, entries))
+        self._store.commit(
+            CommitGroup(
+                log_name=self._settings.log_name, offsets=group.offsets,
+                lease_epochs=group.epochs, twins=tuple(twins),
+                dead_letters=tuple(dead_letters),
+                outbox=outbox_rows(self._settings.version, folded, dead_letters, now), sources=group.sources,
+                committed_at=now,
+            )
+        )
+        for delivery in group.deliveries:
+            self._committed[delivery.twin_id] = max(delivery.version + 1, self._committed[delivery.twin_id])
+        for entries in group.entries.values():
+            for entry in entries:
+                self._under_way.pop((entry.source, entry.event_id), None)
+        tally.n_accepted += n_accepted
+        tally.n_duplicates += group.n_duplicates
+        tally.n_rejected += len(dead_letters)
+        tally.n_estimates += sum(len(one.estimates) for one in folded)
+        tally.n_alerts += sum(len(one.alerts) for one in folded)
+        tally.n_commits += 1
+        tally.commit_s += time.perf_counter() - begun
+        self._on_progress(group.n_records)
+
+    def _twin_commit(self, delivery: Delivery, one: Folded, entries: Sequence[JournalEntry]) -> TwinCommit:
+        return TwinCommit(
+            twin_id=one.twin_id, expected_version=delivery.version, new_version=delivery.version + 1,
+            model_version=self._settings.version, snapshots=one.snapshots, journal=tuple(entries),
+            estimates=one.estimates, alerts=one.alerts, rewound_to=one.rewound_to,
+            rewound_by=f"{entries[-1].source} {entries[-1].event_id}" if one.rewound_to and entries else "",
+        )
+

@@ -1,0 +1,216 @@
+"""Twins as Ray actors: one actor hosts ``twins_per_actor`` twins, found by name in the Ray dashboard.
+
+With ``twins_per_actor = 1`` the actor of a patient is named ``<institution>/<patient>``; with more, an actor is named
+after the ordinals that it hosts, ``twins 0-63``. Actors are caches of the store: any may die at any moment. Calls are
+never retried by Ray (``max_task_retries = 0``): the worker delivers again what was not committed.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from oncotwin.domain.errors import HostLostError
+from oncotwin.domain.header import EventHeader
+from oncotwin.domain.ids import TwinId
+from oncotwin.domain.observation import Observation
+from oncotwin.domain.treatment import Treatment
+from oncotwin.ports.twin_host import Delivery, Folded
+from oncotwin.ports.twin_store import AlertRow, EstimateRow, SnapshotRow
+from oncotwin.twin.shard import TwinShard
+
+NAMESPACE = "oncotwin"
+
+ShardFactory = Callable[[str], TwinShard]
+"""Builds a shard in the actor's own process, from the model version to follow."""
+
+
+def _send_by_fields(kind: type[Any]) -> None:
+    """Pickle a frozen dataclass as its constructor's arguments: by its own method it takes five times as long."""
+    values = attrgetter(*(one.name for one in fields(kind)))
+    copyreg.pickle(kind, lambda item: (kind, values(item)))
+
+
+# What travels for every event, there and back; all have several fields.
+for _kind in (Delivery, EventHeader, Observation, Treatment, Folded, SnapshotRow, EstimateRow, AlertRow):
+    _send_by_fields(_kind)
+
+
+class TwinActor:
+    """The actor class: a shard, its metrics, and the sleep of the idle."""
+
+    def __init__(self, make_shard: ShardFactory, version: str, label: str) -> None:
+        self._make_shard = make_shard
+        self._version = version
+        self._shard = make_shard(version)
+        self._n_twins = 0
+        self._live = Gauge("oncotwin_live_twins", "Twins in memory", tag_keys=("actor",))
+        self._live.set_default_tags({"actor": label})
+        self._events = Counter("oncotwin_events", "Events folded")
+        self._alerts = Counter("oncotwin_alerts", "Alerts raised")
+        self._latency = Histogram(
+            "oncotwin_assimilation_seconds", "Time to fold one delivery batch",
+            boundaries=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10],
+        )
+        self._nis = Histogram(
+            "oncotwin_nis", "Normalised innovation squared", boundaries=[0.1, 0.5, 1, 2, 4, 8, 16, 32]
+        )
+
+    def fold(self, version: str, deliveries: list[Delivery]) -> list[Folded]:
+        """Fold deliveries under a model version."""
+        if version != self._version:
+            self._shard.close()
+            self._shard = self._make_shard(version)
+            self._version = version
+        begun = time.perf_counter()
+        folded = self._shard.fold(deliveries)
+        self._latency.observe(time.perf_counter() - begun)
+        self._events.inc(max(1, sum(len(delivery.events) for delivery in deliveries)))
+        n_alerts = sum(len(one.alerts) for one in folded)
+        if n_alerts:
+            self._alerts.inc(n_alerts)
+        for one in folded:
+            for estimate in one.estimates[-1:]:
+                if estimate.nis is not None:
+                    self._nis.observe(max(estimate.nis, 1e-9))
+        if self._shard.n_twins != self._n_twins:
+            self._n_twins = self._shard.n_twins
+            self._live.set(self._n_twins)
+        return folded
+
+    def forget(self, twin_ids: list[TwinId]) -> None:
+        """Drop twins from memory."""
+        self._shard.forget(twin_ids)
+
+    def pid(self) -> int:
+        """Process id, for those who want to see it die."""
+        return os.getpid()
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """Folds under way on several actors, results in the order of the deliveries.
+
+    Attributes:
+        parts: name of the actor, places of its deliveries, reference to its answer; n: deliveries.
+        lost: told the name of an actor that did not answer.
+    """
+
+    parts: list[tuple[str, list[int], Any]]
+    n: int
+    lost: Callable[[str], None]
+
+    def result(self) -> list[Folded]:
+        """Wait for all actors.
+
+        Raises:
+            HostLostError: an actor died.
+        """
+        found: list[Folded | None] = [None] * self.n
+        for name, places, reference in self.parts:
+            try:
+                answers = ray.get(reference)
+            except RayError as error:
+                self.lost(name)
+                raise HostLostError(
+                    f"a twin actor was lost ({type(error).__name__}); nothing of its batch was committed, "
+                    "the worker delivers it again"
+                ) from error
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = answer
+        return [one for one in found if one is not None]
+
+
+class RayHost:
+    """Spreads deliveries over named actors; creates them when first needed and puts idle ones to sleep."""
+
+    def __init__(
+        self, make_shard: ShardFactory, version: str, *, twins_per_actor: int, idle_actor_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._make_shard = make_shard
+        self._version = version
+        self._k = twins_per_actor
+        self._idle_s = idle_actor_s
+        self._clock = clock
+        self._actors: dict[str, Any] = {}
+        self._used: dict[str, float] = {}
+        self._of_twin: dict[TwinId, str] = {}
+        self._remote = ray.remote(TwinActor)
+
+    def actor_name(self, twin_id: TwinId, ordinal: int) -> str:
+        """Name of the actor that hosts a twin."""
+        if self._k == 1:
+            return twin_id
+        first = ordinal // self._k * self._k
+        return f"twins {first}-{first + self._k - 1}"
+
+    def _actor(self, name: str) -> Any:
+        actor = self._actors.get(name)
+        if actor is None:
+            # A sliver of a processor: an actor waits for events most of its life.
+            actor = self._remote.options(
+                name=name, namespace=NAMESPACE, get_if_exists=True, num_cpus=0.001, max_restarts=-1,
+                max_task_retries=0,
+            ).remote(self._make_shard, self._version, name if self._k > 1 else "patient")
+            self._actors[name] = actor
+        self._used[name] = self._clock()
+        return actor
+
+    def submit(self, deliveries: Sequence[Delivery]) -> _Ticket:
+        """Send each actor its deliveries in one call."""
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, delivery in enumerate(deliveries):
+            name = self.actor_name(delivery.twin_id, delivery.ordinal)
+            self._of_twin[delivery.twin_id] = name
+            places[name].append(place)
+        parts = [
+            (name, at, self._actor(name).fold.remote(self._version, [deliveries[place] for place in at]))
+            for name, at in places.items()
+        ]
+        self._sleep_idle()
+        return _Ticket(parts, len(deliveries), self._lost)
+
+    def _lost(self, name: str) -> None:
+        """Look an actor up again before its next use: it restarts, or another worker put it to sleep for good."""
+        self._actors.pop(name, None)
+        self._used.pop(name, None)
+
+    def forget(self, twin_ids: Iterable[TwinId]) -> None:
+        """Drop twins from the actors' memory."""
+        by_actor: dict[str, list[TwinId]] = defaultdict(list)
+        for twin_id in twin_ids:
+            if twin_id in self._of_twin:
+                by_actor[self._of_twin[twin_id]].append(twin_id)
+        for name, ids in by_actor.items():
+            if name in self._actors:
+                self._actors[name].forget.remote(ids)
+
+    def _sleep_idle(self) -> None:
+        """Let go of actors that nobody used for long; their twins wake from the store."""
+        now = self._clock()
+        for name in [name for name, used in self._used.items() if now - used > self._idle_s]:
+            ray.kill(self._actors.pop(name))
+            del self._used[name]
+
+    @property
+    def n_actors(self) -> int:
+        """Actors awake."""
+        return len(self._actors)
+
+    def close(self) -> None:
+        """Let all actors go."""
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors.clear()
+        self._used.clear()

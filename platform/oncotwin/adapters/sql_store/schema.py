@@ -1,0 +1,174 @@
+"""Tables of the store. Times are whole microseconds since 1970-01-01 UTC: exact, and alike on both databases."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+# SQLite numbers rows by itself only in a column of exactly this type.
+Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+def to_us(moment: datetime) -> int:
+    """An aware datetime as whole microseconds."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_us(microseconds: int) -> datetime:
+    """Whole microseconds as an aware datetime, UTC."""
+    return _EPOCH + microseconds * _MICROSECOND
+
+
+commits = Table(
+    "commits", metadata,
+    Column("position", Serial, primary_key=True, autoincrement=True),
+    Column("committed_at", BigInteger, nullable=False),
+    Column("log_name", Text, nullable=False),
+    Column("n_events", Integer, nullable=False),
+    Index("commits_committed_at", "committed_at"),
+)
+
+twins = Table(
+    "twins", metadata,
+    Column("ordinal", Serial, primary_key=True, autoincrement=True),
+    Column("twin_id", Text, nullable=False, unique=True),
+    Column("version", BigInteger, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("last_time", BigInteger),
+)
+
+journal = Table(
+    "journal", metadata,
+    Column("source", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("twin_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("time_precision", Text, nullable=False),
+    Column("recorded_at", BigInteger),
+    Column("received_at", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("content_hash", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("log_partition", Integer, nullable=False),
+    Column("log_offset", BigInteger, nullable=False),
+    Index("journal_of_twin", "twin_id", "time"),
+)
+
+snapshots = Table(
+    "snapshots", metadata,
+    Column("twin_id", Text, primary_key=True),
+    Column("time", BigInteger, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("n_folded", BigInteger, primary_key=True),
+    Column("model_version", Text, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("superseded_at", BigInteger),
+)
+
+estimates = Table(
+    "estimates", metadata,
+    Column("twin_id", Text, primary_key=True),
+    Column("time", BigInteger, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("row", Integer, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("nis", Double),
+    Column("superseded_at", BigInteger),
+)
+
+alerts = Table(
+    "alerts", metadata,
+    Column("alert_id", Text, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("twin_id", Text, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("observable", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("recommended", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("superseded_by", Text, nullable=False),
+    Column("superseded_at", BigInteger),
+    Index("alerts_of_twin", "twin_id", "time"),
+)
+
+outbox = Table(
+    "outbox", metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("topic", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("message_key", Text, nullable=False, unique=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("headers", LargeBinary, nullable=False),
+    Column("published", Integer, nullable=False),
+    Index("outbox_pending", "id", sqlite_where=text("published = 0"), postgresql_where=text("published = 0")),
+)
+
+offsets = Table(
+    "offsets", metadata,
+    Column("log_name", Text, primary_key=True),
+    Column("log_partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False),
+)
+
+leases = Table(
+    "leases", metadata,
+    Column("log_name", Text, primary_key=True),
+    Column("log_partition", Integer, primary_key=True),
+    Column("worker", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+dead_letters = Table(
+    "dead_letters", metadata,
+    Column("number", Serial, primary_key=True, autoincrement=True),
+    Column("rejection_id", Text, nullable=False, unique=True),
+    Column("reason_code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("remedy", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("twin_id", Text),
+    Column("source", Text),
+    Column("event_id", Text),
+    Column("received_at", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+)
+
+sources = Table(
+    "sources", metadata,
+    Column("source", Text, primary_key=True),
+    Column("institution", Text, nullable=False),
+)
+
+intake = Table(
+    "intake", metadata,
+    Column("source", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("content_hash", Text, nullable=False),
+)

@@ -1,0 +1,1 @@
+"""The only wiring: settings in, adapters out. A flow run on another machine builds its own adapters here."""

@@ -1,0 +1,1 @@
+"""Mechanistic tumour models, their observation operators and priors: they know no filters."""

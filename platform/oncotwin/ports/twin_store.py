@@ -1,0 +1,297 @@
+"""The twin store: what is known and what was believed, committed in one transaction a group.
+
+A commit writes the journal, the twins' snapshots, estimates and alerts, what is to be published, what was refused,
+and the offsets up to which the log has been read. It is fenced twice: by the epoch of the lease on each partition,
+and by the version of each twin (compare and swap, in the order of the ids). A commit that loses writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+
+from oncotwin.domain.header import Status, TimePrecision
+from oncotwin.domain.ids import EventKey, TwinId
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One accepted event of one patient, as it came.
+
+    Attributes:
+        time: clinical time, UTC; recorded_at: at the source; received_at: by us.
+        payload: the event's canonical JSON line.
+        position: commit position; 0 before the commit.
+        partition, offset: where in the log it was read.
+    """
+
+    source: str
+    event_id: str
+    twin_id: TwinId
+    kind: str
+    time: datetime
+    time_precision: TimePrecision
+    recorded_at: datetime | None
+    received_at: datetime
+    status: Status
+    content_hash: str
+    payload: bytes
+    position: int = 0
+    partition: int = 0
+    offset: int = 0
+
+    @property
+    def key(self) -> EventKey:
+        """(source, id)."""
+        return (self.source, self.event_id)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """A twin's state after an event.
+
+    Attributes:
+        time: clinical time of the last event folded.
+        n_folded: events folded so far.
+        state: canonical bytes; digest: their SHA-256 (hex).
+        position: commit position; 0 before the commit.
+    """
+
+    twin_id: TwinId
+    time: datetime
+    n_folded: int
+    model_version: str
+    state: bytes
+    digest: str
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateRow:
+    """What a twin believed right after one event; ``body`` is JSON.
+
+    Attributes:
+        nis: normalised innovation squared of the observation, None where there was none.
+    """
+
+    twin_id: TwinId
+    time: datetime
+    source: str
+    event_id: str
+    model_version: str
+    body: bytes
+    nis: float | None = None
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    """A warning; its id follows from twin, event, kind and observable.
+
+    Attributes:
+        since: from when on the innovations point the same way.
+        superseded_by: the event whose late arrival or correction explained the alert away; "" while it stands.
+    """
+
+    twin_id: TwinId
+    alert_id: str
+    time: datetime
+    observable: str
+    kind: str
+    severity: str
+    message: str
+    recommended: str
+    since: datetime
+    body: bytes
+    superseded_by: str = ""
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """Something to publish; consumers drop doubles by ``message_key``."""
+
+    topic: str
+    key: str
+    message_key: str
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A refused event with its bytes."""
+
+    rejection_id: str
+    reason_code: str
+    reason: str
+    where: str
+    remedy: str
+    raw: bytes
+    twin_id: TwinId | None
+    source: str | None
+    event_id: str | None
+    received_at: datetime
+    state: Literal["open", "resubmitted"] = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class TwinCommit:
+    """One twin's share of a commit group.
+
+    Attributes:
+        rewound_to: snapshots and estimates at or after this clinical time, of earlier commits, are superseded by this
+            one (they stay readable by commit position), and so are alerts that are not raised again; None where the
+            fold only went on.
+        rewound_by: the event that caused it, for the alerts' ``superseded_by``.
+    """
+
+    twin_id: TwinId
+    expected_version: int
+    new_version: int
+    model_version: str
+    snapshots: tuple[SnapshotRow, ...]
+    journal: tuple[JournalEntry, ...] = ()
+    estimates: tuple[EstimateRow, ...] = ()
+    alerts: tuple[AlertRow, ...] = ()
+    rewound_to: datetime | None = None
+    rewound_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitGroup:
+    """Everything that is written together.
+
+    Attributes:
+        offsets: next offset wanted of each partition read.
+        lease_epochs: epoch of the lease on each of them; a partition whose epoch has moved on fences the group.
+        sources: newly met sources and the institution each belongs to.
+    """
+
+    log_name: str
+    offsets: Mapping[int, int]
+    lease_epochs: Mapping[int, int]
+    twins: tuple[TwinCommit, ...]
+    committed_at: datetime
+    dead_letters: tuple[DeadLetter, ...] = ()
+    outbox: tuple[OutboxRow, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TwinHead:
+    """Where a twin stands."""
+
+    twin_id: TwinId
+    version: int
+    ordinal: int
+    model_version: str
+    last_time: datetime | None
+
+
+class TwinStore(Protocol):
+    """Reads and the one commit; usable from one thread at a time, from any number of processes."""
+
+    def commit(self, group: CommitGroup) -> int:
+        """Write a group in one transaction.
+
+        Returns:
+            Its commit position; positions rise.
+        Raises:
+            FencedError: a lease has another epoch. StaleVersionError: a twin has another version, or an event's key is
+                in the journal already. StoreError: the database failed. In each case nothing was written.
+        """
+        ...
+
+    def offsets(self, log_name: str) -> dict[int, int]:
+        """Next offset wanted of each partition that was ever committed."""
+        ...
+
+    def acquire_leases(
+        self, log_name: str, worker: str, partitions: Iterable[int], ttl_s: float, now: datetime, max_partitions: int
+    ) -> dict[int, int]:
+        """Take free or expired partitions up to a number, and renew one's own; returns all held: partition -> epoch."""
+        ...
+
+    def release_leases(self, log_name: str, worker: str, epochs: Mapping[int, int]) -> None:
+        """Give partitions back."""
+        ...
+
+    def known(self, keys: Sequence[EventKey]) -> dict[EventKey, str]:
+        """Content hash of those keys that are in the journal."""
+        ...
+
+    def register_twins(self, twin_ids: Sequence[TwinId]) -> dict[TwinId, int]:
+        """Ordinal of each twin, given at its first registration and kept."""
+        ...
+
+    def twin_heads(self, twin_ids: Sequence[TwinId] | None = None) -> dict[TwinId, TwinHead]:
+        """Where these twins stand (all, for None); twins never committed are left out."""
+        ...
+
+    def latest_snapshots(
+        self, twin_ids: Sequence[TwinId], before: datetime | None = None, known_at: datetime | None = None
+    ) -> dict[TwinId, SnapshotRow]:
+        """The latest snapshot of each twin that is not superseded, with clinical time strictly before ``before``.
+
+        With ``known_at`` commits after that moment do not exist.
+        """
+        ...
+
+    def journal(
+        self, twin_id: TwinId, *, until: datetime | None = None, known_at: datetime | None = None
+    ) -> list[JournalEntry]:
+        """A twin's journal by clinical time, source, id: up to a clinical time, as known at a moment."""
+        ...
+
+    def estimates(
+        self, twin_id: TwinId | None = None, *, known_at: datetime | None = None, superseded: bool = False
+    ) -> Iterable[EstimateRow]:
+        """Estimates by twin and clinical time; of each event the latest as known, or all with ``superseded``."""
+        ...
+
+    def alerts(self, twin_id: TwinId | None = None, *, superseded: bool = False) -> list[AlertRow]:
+        """Alerts by clinical time; with ``superseded`` also those that were explained away."""
+        ...
+
+    def dead_letters(self, state: str | None = "open") -> list[DeadLetter]:
+        """What was refused, in order of arrival; None for every state."""
+        ...
+
+    def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
+        """Keep what an intake refused; returns how many were not known yet."""
+        ...
+
+    def mark_resubmitted(self, rejection_ids: Sequence[str]) -> None:
+        """The letters' events were sent again."""
+        ...
+
+    def pending_outbox(self, limit: int) -> list[tuple[int, OutboxRow]]:
+        """Rows not published yet, oldest first, with their ids."""
+        ...
+
+    def mark_published(self, ids: Sequence[int]) -> None:
+        """The rows are in their topics."""
+        ...
+
+    def intake_known(self, keys: Sequence[EventKey]) -> dict[EventKey, str]:
+        """Content hash of those keys that an intake has appended to the log."""
+        ...
+
+    def intake_record(self, hashes: Mapping[EventKey, str]) -> None:
+        """Remember what was appended to the log."""
+        ...
+
+    def sources(self) -> dict[str, str]:
+        """Sources and the institution that each is bound to."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each table, for ``oncotwin status``."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
+        ...

@@ -1,0 +1,1 @@
+"""Conformance suites, test servers and scenarios; imported by tests and by plug-ins' tests alone."""

@@ -1,0 +1,1 @@
+"""The twin: a fold over a patient's journal that joins models and filters."""

@@ -1,0 +1,137 @@
+"""One twin as a machine: journal in, state and effects out.
+
+A late event, a correction, an upgrade of the model and a question about the past are one operation: take a snapshot
+from before the earliest clinical time concerned, fold the journal forward from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from oncotwin.domain.amendment import Accepted, Consent, Correction
+from oncotwin.twin.fold import Binding, Effects, advance
+from oncotwin.twin.journal import fold_key, in_force, needs_guard, rewind_time
+from oncotwin.twin.state import TwinState
+from oncotwin.twin.timeline import Item
+
+SNAPSHOT_EVERY = 16
+"""Events between two snapshots inside one fold; the last state of a fold is always one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one twin is to fold.
+
+    Attributes:
+        state: to start from.
+        items: in fold order, all after ``state.last``.
+        rewound_to: clinical time from which earlier beliefs are superseded; None where the fold only goes on.
+    """
+
+    state: TwinState
+    items: tuple[Item, ...]
+    rewound_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A task's result.
+
+    Attributes:
+        states: snapshots to keep, in order; the last is the twin's present state.
+    """
+
+    states: tuple[TwinState, ...]
+    effects: Effects
+    rewound_to: datetime | None
+
+
+def goes_on(state: TwinState, new: Sequence[Accepted]) -> bool:
+    """Whether new events only follow what the twin has folded, so that nothing must be taken back."""
+    if state.guarded:
+        return False
+    for event in new:
+        if isinstance(event, Correction | Consent):
+            return False
+        if event.header.result_id is not None:
+            return False
+        if state.last is not None and fold_key(event) <= state.last:
+            return False
+    return True
+
+
+def forward_task(state: TwinState, new: Sequence[Accepted]) -> Task:
+    """The task of a twin whose new events only follow (`goes_on`)."""
+    return Task(state, tuple(in_force(new, state.twin_id)))
+
+
+def rewind_start(new: Sequence[Accepted], journal: Sequence[Accepted]) -> datetime:
+    """Clinical time before which a snapshot must lie for the new events to be folded."""
+    return rewind_time(new, journal)
+
+
+def rewind_task(
+    snapshot: TwinState, new: Sequence[Accepted], journal: Sequence[Accepted], since: datetime | None
+) -> Task:
+    """The task of a twin that starts again from a snapshot.
+
+    Args:
+        snapshot: from before `rewind_start`, or an empty state.
+        journal: all that is known of the patient; ``new`` may be part of it.
+        since: `rewind_start`, or None where the fold starts anew for another reason (a new model version).
+    """
+    known = [*journal, *new]
+    items = [
+        item
+        for item in in_force(known, snapshot.twin_id)
+        if snapshot.last is None or fold_key(item) > snapshot.last
+    ]
+    return Task(replace(snapshot, guarded=needs_guard(known)), tuple(items), since)
+
+
+def perform(binding: Binding, tasks: Sequence[Task]) -> list[Outcome]:
+    """Fold every task's items; rounds end where a snapshot is due, so all twins of a round share one kernel call."""
+    states = [task.state for task in tasks]
+    kept: list[list[TwinState]] = [[] for _ in tasks]
+    estimates: list[list[Effects]] = [[] for _ in tasks]
+    position = [0] * len(tasks)
+    while True:
+        turn, batches = [], []
+        for i, task in enumerate(tasks):
+            if position[i] < len(task.items):
+                room = SNAPSHOT_EVERY - states[i].n_folded % SNAPSHOT_EVERY
+                batches.append(task.items[position[i] : position[i] + room])
+                position[i] += len(batches[-1])
+                turn.append(i)
+        if not turn:
+            break
+        for i, (state, effects) in zip(
+            turn, advance(binding, [states[i] for i in turn], batches), strict=True
+        ):
+            states[i] = state
+            estimates[i].append(effects)
+            if state.n_folded % SNAPSHOT_EVERY == 0 and position[i] < len(tasks[i].items):
+                kept[i].append(state)
+    return [
+        Outcome(
+            (*kept[i], states[i]),
+            Effects(
+                tuple(e for effects in estimates[i] for e in effects.estimates),
+                tuple(a for effects in estimates[i] for a in effects.alerts),
+            ),
+            task.rewound_to,
+        )
+        for i, task in enumerate(tasks)
+    ]
+
+
+def handle(binding: Binding, state: TwinState, event: Accepted) -> tuple[TwinState, Effects]:
+    """Fold one event into one twin: the batch of one, for callers that hold a single patient.
+
+    Args:
+        event: after ``state.last`` in fold order (see `goes_on`).
+    """
+    [outcome] = perform(binding, [forward_task(state, [event])])
+    return outcome.states[-1], outcome.effects

@@ -1,0 +1,203 @@
+"""The state of one twin, and its canonical bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from oncotwin.domain.errors import StoreError
+from oncotwin.domain.treatment import PlannedItem
+from oncotwin.models.therapy import Agent, Therapy
+from oncotwin.twin.drift import DriftState
+from oncotwin.twin.journal import FoldKey
+from oncotwin.twin.timeline import Cursor
+
+Array = NDArray[np.float64]
+
+FORMAT = 1
+"""Version of the canonical bytes; a later release reads the earlier ones."""
+
+_MAGIC = b"OTWN"
+
+
+@dataclass(frozen=True, slots=True)
+class PartState:
+    """What one model believes of one patient.
+
+    Attributes:
+        cursor: therapy, plan and targets as this model has met them.
+        time: days since 1970-01-01 of the filter's state.
+        arrays: the filter's arrays for this twin, trimmed to its active components: ``mean`` (n,) and ``covariance``
+            (n, n) for the unscented filter, ``members`` (n_members, n) for the ensemble filter, and also
+            ``log_weights`` (n_members,) for the particle filter. Read-only.
+    """
+
+    cursor: Cursor
+    time: float
+    arrays: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class TwinState:
+    """One patient's twin after folding its journal up to ``last``.
+
+    Attributes:
+        twin_id: ``<institution>/<patient>``.
+        model_version: the registered version whose priors and settings made it.
+        last: fold key of the last event folded, or None before the first.
+        n_folded: events folded so far.
+        base: therapy and plan, for models that have not started yet.
+        parts: by model name.
+        drift: running statistics of the innovations.
+        last_observed: for each (observable, target): time (days), value and censoring of the last observation.
+        guarded: the journal holds a change of consent, or a correction that waits for what it corrects: every further
+            event is then folded with the whole journal in view (`journal.needs_guard`).
+    """
+
+    twin_id: str
+    model_version: str
+    last: FoldKey | None = None
+    n_folded: int = 0
+    base: Cursor = field(default_factory=Cursor)
+    parts: Mapping[str, PartState] = field(default_factory=dict)
+    drift: DriftState = field(default_factory=DriftState)
+    last_observed: Mapping[tuple[str, str], tuple[float, float | None, str]] = field(default_factory=dict)
+    guarded: bool = False
+
+
+def _float(value: float) -> float | str:
+    """JSON has no infinities; they are written as words."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _cursor_out(cursor: Cursor) -> dict[str, Any]:
+    return {
+        "therapy": {
+            "agents": [asdict(agent) for agent in cursor.therapy.agents],
+            "line": cursor.therapy.line,
+            "switched": cursor.therapy.switched,
+            "n_episodes": cursor.therapy.n_episodes,
+        },
+        "plan": [
+            {**asdict(item), "start": item.start.isoformat(), "stop": item.stop and item.stop.isoformat()}
+            for item in cursor.plan
+        ],
+        "planned_at": cursor.planned_at,
+        "targets": list(cursor.targets),
+        "started": cursor.started,
+        "time": _float(cursor.time),
+    }
+
+
+def _cursor_in(content: Mapping[str, Any]) -> Cursor:
+    therapy = content["therapy"]
+    return Cursor(
+        therapy=Therapy(
+            tuple(Agent(**agent) for agent in therapy["agents"]), therapy["line"], therapy["switched"],
+            therapy["n_episodes"],
+        ),
+        plan=tuple(
+            PlannedItem(
+                **{
+                    **item,
+                    "start": datetime.fromisoformat(item["start"]),
+                    "stop": item["stop"] and datetime.fromisoformat(item["stop"]),
+                }
+            )
+            for item in content["plan"]
+        ),
+        planned_at=content["planned_at"],
+        targets=tuple(content["targets"]),
+        started=content["started"],
+        time=float(content["time"]),
+    )
+
+
+def to_bytes(state: TwinState) -> bytes:
+    """Canonical bytes of a state: equal states, to the bit, give equal bytes.
+
+    A header of JSON with sorted keys (floats by their shortest exact decimal form) says what the arrays are; they
+    follow as little-endian float64 in the header's order.
+    """
+    arrays: list[Array] = []
+    parts = {}
+    for name in sorted(state.parts):
+        part = state.parts[name]
+        shapes = {}
+        for key in sorted(part.arrays):
+            shapes[key] = list(part.arrays[key].shape)
+            arrays.append(part.arrays[key])
+        parts[name] = {"cursor": _cursor_out(part.cursor), "time": part.time, "arrays": shapes}
+    header = {
+        "twin": state.twin_id,
+        "model_version": state.model_version,
+        "last": state.last and [state.last[0].isoformat(), state.last[1], state.last[2]],
+        "n_folded": state.n_folded,
+        "base": _cursor_out(state.base),
+        "parts": parts,
+        "drift": state.drift.to_dict(),
+        "guarded": state.guarded,
+        "last_observed": [[*key, *value] for key, value in sorted(state.last_observed.items())],
+    }
+    text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)
+    body = b"".join(np.ascontiguousarray(array, dtype="<f8").tobytes() for array in arrays)
+    return _MAGIC + bytes([FORMAT]) + len(text).to_bytes(4, "little") + text + body
+
+
+def from_bytes(data: bytes) -> TwinState:
+    """Read what `to_bytes` wrote.
+
+    Raises:
+        StoreError: not a state, damaged, or written by a later release.
+    """
+    if data[:4] != _MAGIC or len(data) < 9:
+        raise StoreError("snapshot does not begin as a twin's state; restore it from the journal (`oncotwin work`)")
+    if data[4] > FORMAT:
+        raise StoreError(f"snapshot has format {data[4]}, this release reads up to {FORMAT}; use a newer release")
+    n_text = int.from_bytes(data[5:9], "little")
+    try:
+        header = orjson.loads(data[9 : 9 + n_text])
+        offset = 9 + n_text
+        parts: dict[str, PartState] = {}
+        for name in sorted(header["parts"]):
+            content = header["parts"][name]
+            arrays: dict[str, Array] = {}
+            for key in sorted(content["arrays"]):
+                shape = tuple(content["arrays"][key])
+                count = math.prod(shape)
+                array = np.frombuffer(data, dtype="<f8", count=count, offset=offset).reshape(shape)
+                array.flags.writeable = False
+                arrays[key] = array
+                offset += 8 * count
+            parts[name] = PartState(_cursor_in(content["cursor"]), content["time"], arrays)
+        if offset != len(data):
+            raise ValueError(f"{len(data) - offset} bytes left over")
+        last = header["last"]
+        return TwinState(
+            twin_id=header["twin"],
+            model_version=header["model_version"],
+            last=None if last is None else (datetime.fromisoformat(last[0]).astimezone(UTC), last[1], last[2]),
+            n_folded=header["n_folded"],
+            base=_cursor_in(header["base"]),
+            parts=parts,
+            drift=DriftState.from_dict(header["drift"]),
+            last_observed={(o, t): (time, value, c) for o, t, time, value, c in header["last_observed"]},
+            guarded=header["guarded"],
+        )
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise StoreError(
+            f"snapshot is damaged ({error}); delete it, the twin is folded again from its journal"
+        ) from error
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 (hex) of canonical bytes: the ``state_digest`` that two replays must share."""
+    return hashlib.sha256(data).hexdigest()

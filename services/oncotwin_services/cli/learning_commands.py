@@ -1,0 +1,149 @@
+"""Learning: calibrate, promote, backtest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from oncotwin.bootstrap import wiring
+from oncotwin.bootstrap.settings import Settings
+from oncotwin.domain.amendment import Accepted, Rejection
+from oncotwin.domain.policy import Policy
+from oncotwin.domain.validation import admit
+from oncotwin.twin.journal import in_force
+from oncotwin.twin.timeline import Item
+from oncotwin_services.cli.options import command_options
+from oncotwin_services.cli.output import emit_json, emit_pairs, emit_table, progress, stderr
+
+
+def items_of(settings: Settings, lines: Iterable[bytes]) -> tuple[dict[str, list[Item]], list[Rejection]]:
+    """Items in force of each twin, and the lines that are refused; doubled lines count once."""
+    policy = Policy(
+        wiring.SystemClock().now(), settings.sources, tuple(settings.arrays), wiring.clock_skew(settings)
+    )
+    by_twin: dict[str, dict[tuple[str, str], Accepted]] = defaultdict(dict)
+    refused: list[Rejection] = []
+    for line in lines:
+        if not line.strip():
+            continue
+        _, item = admit(line.strip(), (), policy)
+        if isinstance(item, Rejection):
+            refused.append(item)
+        else:
+            by_twin[item.header.twin_id].setdefault(item.header.key, item)
+    return {twin_id: in_force(events.values(), twin_id) for twin_id, events in sorted(by_twin.items())}, refused
+
+
+def read_items(settings: Settings, path: Path) -> dict[str, list[Item]]:
+    """Items in force of each twin in a file of events; refused lines are said and left out."""
+    with click.open_file(str(path), "rb") as lines:
+        items, refused = items_of(settings, lines)
+    for rejection in refused[:3]:
+        stderr.print(f"left out: {rejection.reason} ({rejection.remedy})", highlight=False)
+    if refused:
+        stderr.print(f"{len(refused)} lines of {path} were left out; `oncotwin ingest` lists each with its reason")
+    return items
+
+
+@contextmanager
+def staged(description: str) -> Iterator[Any]:
+    """A bar that takes (what, part done from 0 to 1), as calibration and back-test report it."""
+    with progress(description, 1_000) as advance:
+        last: dict[str, float] = {}
+
+        def report(what: str, part: float) -> None:
+            done = last.get(what, 0.0)
+            last[what] = max(part, done)
+            advance(round(1_000 * max(part - done, 0.0) / 8))
+
+        yield report
+
+
+@click.command()
+@click.argument("events", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@command_options
+def calibrate(events: Path, settings: Settings, as_json: bool) -> int:
+    """Learn the population prior of every model that EVENTS (JSON lines) speak of, by empirical Bayes.
+
+    The new version is registered in MLflow under the alias `challenger`; models that the events do not speak of keep
+    the champion's priors. `oncotwin promote VERSION` makes it the champion.
+    """
+    from oncotwin_flows.calibrate import calibrate_and_register
+
+    items = read_items(settings, events)
+    with staged("calibrating") as report:
+        result = calibrate_and_register(settings, items, report)
+    if as_json:
+        emit_json(result)
+    else:
+        emit_pairs("calibrated", {k: v for k, v in result.items() if not isinstance(v, dict)})
+    return 0
+
+
+@click.command()
+@click.argument("version")
+@command_options
+def promote(version: str, settings: Settings, as_json: bool) -> int:
+    """Make model VERSION (a number, or `challenger`) the champion.
+
+    Workers follow it from their next start; each twin is folded again from its journal when its next event comes.
+    """
+    registry = wiring.open_registry(settings)
+    number, bundle = registry.load(version)
+    before = registry.alias("champion")
+    registry.set_alias("champion", number)
+    result = {"champion": number, "before": before, "models": sorted(bundle.models)}
+    if as_json:
+        emit_json(result)
+    else:
+        emit_pairs("promoted", result)
+    return 0
+
+
+@click.command()
+@click.argument("events", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--model", "version", required=True, help="Model version, or an alias: champion, challenger.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="FORECASTS.parquet")
+@command_options
+def backtest(events: Path, version: str, out: Path, settings: Settings, as_json: bool) -> int:
+    """Rolling-origin evaluation of a model version on EVENTS (JSON lines).
+
+    After each observation, from the first on, the next three visits are forecast from what was observed, given and
+    planned strictly before; --out receives one row a forecast with its quantiles and outcome. Prints errors on the log
+    scale and CRPS beside carrying the last value forward, and the coverage of the 90 % interval. Evaluate on patients
+    that the version has not learned from.
+    """
+    from oncotwin.adapters.parquet_history import write_table
+    from oncotwin.twin.backtest import floors_of, summary
+    from oncotwin_flows.backtest import backtest_flow
+
+    items = read_items(settings, events)
+    with staged("back-testing") as report:
+        number, table = backtest_flow(settings, items, version, report)
+        write_table(out, table.columns)
+    rows = summary(table, floors_of(wiring.models(settings)))
+    result = {"model_version": number, "n_forecasts": len(table), "out": str(out), "summary": rows}
+    if as_json:
+        emit_json(result)
+    else:
+        names = list(rows[0]) if rows else ["n_forecasts"]
+        emit_table(
+            f"{len(table)} forecasts of {len(set(table.twins))} patients, model version {number} -> {out}",
+            names, [[_short(row[name]) for name in names] for row in rows],
+        )
+    return 0
+
+
+def _short(value: Any) -> Any:
+    """Three digits, and intervals as text."""
+    if isinstance(value, np.floating):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return " to ".join(f"{one:.3g}" for one in value)
+    return value

@@ -1,0 +1,59 @@
+"""The command line's root: each command's module is imported only when it is called, so that help is quick."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from oncotwin import __version__
+
+_COMMANDS = {
+    "demo": ("demo_command", "Replay 628 real patients through the whole path and write a report."),
+    "convert": ("intake_commands", "Turn a trial's table into events."),
+    "ingest": ("intake_commands", "Validate events and append them to the log."),
+    "rejected": ("intake_commands", "List refused events, or send them again after mending."),
+    "work": ("stream_commands", "Run the assimilation flow: log -> twins -> store."),
+    "status": ("stream_commands", "Show where things live, the lag, and what the store holds."),
+    "alerts": ("stream_commands", "List alerts: what was seen, since when, what to measure next."),
+    "export": ("stream_commands", "Write estimates, innovations and forecasts as Parquet."),
+    "twin": ("belief_commands", "Show what a patient's twin believes, on any day, as known on any other."),
+    "forecast": ("belief_commands", "Forecast every observable of a patient."),
+    "calibrate": ("learning_commands", "Learn the population prior from events; registered as challenger."),
+    "promote": ("learning_commands", "Make a model version the champion."),
+    "backtest": ("learning_commands", "Rolling-origin evaluation of a model version."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order in which a newcomer meets them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"oncotwin_services.cli.{_COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="oncotwin")
+def main() -> None:
+    """Live digital twins of tumours, one for each patient, driven by the hospital's event stream.
+
+    Try `oncotwin demo`. Settings come from oncotwin.toml (or the file named by ONCOTWIN_CONFIG), from the environment
+    (ONCOTWIN_LOG, ONCOTWIN_STORE ...) or from flags, the later winning; docs/configuration.md lists them.
+
+    Exit codes: 0 all done, 1 done but something needs a person (events refused, a step failed), 2 could not run.
+    """

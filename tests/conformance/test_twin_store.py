@@ -1,0 +1,42 @@
+"""Both twin stores, SQLite and a real PostgreSQL server, keep the laws of the port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
+from oncotwin.testing.twin_store_conformance import OpenStore, TwinStoreConformance
+
+
+def opener(url: str) -> Iterator[OpenStore]:
+    """Opens one store again and again, and closes what it opened."""
+    opened: list[SqlTwinStore] = []
+
+    def open_store() -> SqlTwinStore:
+        opened.append(open_twin_store(url))
+        return opened[-1]
+
+    yield open_store
+    for store in opened:
+        store.close()
+
+
+class TestSqliteTwinStore(TwinStoreConformance):
+    """One file."""
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> Iterator[OpenStore]:
+        """A store in this test's folder, which is made with it."""
+        yield from opener(f"sqlite:///{tmp_path}/new folder/50%/store.sqlite")
+
+
+class TestPostgresTwinStore(TwinStoreConformance):
+    """A real server."""
+
+    @pytest.fixture
+    def open_store(self, postgres_database: str) -> Iterator[OpenStore]:
+        """A database of its own on the server of the whole run."""
+        yield from opener(postgres_database)

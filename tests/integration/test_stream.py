@@ -1,0 +1,272 @@
+"""The whole path with real parts: log -> worker -> twins -> store -> topics, embedded and deployed alike."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from oncotwin.adapters.event_log import open_event_log
+from oncotwin.adapters.local_host import LocalHost
+from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
+from oncotwin.bootstrap.wiring import history
+from oncotwin.domain.bundle import ModelBundle
+from oncotwin.domain.errors import FencedError
+from oncotwin.filters.unscented import UnscentedFilter
+from oncotwin.models.base import Hyperparameters, TumourModel
+from oncotwin.models.tumour_burden import TumourBurden
+from oncotwin.ports.event_log import EventLog, LogRecord, NewRecord
+from oncotwin.ports.twin_host import Delivery
+from oncotwin.ports.twin_store import CommitGroup
+from oncotwin.testing.memory_history import MemoryHistory
+from oncotwin.testing.patients import accepted, correction, diameter, event_line, treatment
+from oncotwin.twin import fold
+from oncotwin.twin.drift import DriftSettings
+from oncotwin.twin.fold import Binding, bind
+from oncotwin.twin.replay import believe
+from oncotwin.twin.shard import TwinShard
+from oncotwin.twin.state import digest, to_bytes
+from oncotwin.twin.timeline import Cursor, Item, Step, plan_steps
+from oncotwin_flows.intake import Intake, IntakeRules
+from oncotwin_flows.relay import Relay
+from oncotwin_flows.resubmit import resubmit_letters
+from oncotwin_flows.worker import Bounds, Tally, Worker, WorkerSettings
+
+BOUNDS = Bounds(commit_events=7, poll_seconds=0.05)
+
+
+class SteppingClock:
+    """A second later at each look."""
+
+    def __init__(self) -> None:
+        self._now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        self._now += timedelta(seconds=1)
+        return self._now
+
+    def leap(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+
+@dataclass
+class Site:
+    """One installation under test."""
+
+    log: EventLog
+    store: SqlTwinStore
+    binding: Binding
+    clock: SteppingClock
+    url: str
+    opened: list[EventLog]
+
+    def ingest(self, lines: list[bytes]) -> list[int]:
+        report = Intake(self.log, self.store, self.clock, IntakeRules()).ingest(lines)
+        return [report.n_accepted, report.n_duplicates, len(report.rejections)]
+
+    def worker(self, name: str = "w1") -> Worker:
+        host = LocalHost(TwinShard(self.binding, history(self.store)))
+        return Worker(
+            self.log, self.store, host, self.clock, WorkerSettings(name, "log", "1", 1e6, timedelta(minutes=5))
+        )
+
+    def work(self, name: str = "w1") -> Tally:
+        worker = self.worker(name)
+        tally = worker.run(BOUNDS)
+        worker.release()
+        return tally
+
+    def topic(self, name: str) -> EventLog:
+        self.opened.append(open_event_log(self.url, f"{name}.{id(self)}", 2))
+        return self.opened[-1]
+
+
+@pytest.fixture(params=["embedded", "deployed"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    if request.param == "embedded":
+        log_url, store_url = f"embedded:{tmp_path / 'log'}", f"sqlite:///{tmp_path / 'store.sqlite'}"
+    else:
+        log_url = f"kafka://{request.getfixturevalue('kafka_broker')}"
+        store_url = request.getfixturevalue("postgres_database")
+    log = open_event_log(log_url, f"stream.{tmp_path.name}", 3)
+    store = open_twin_store(store_url)
+    binding = bind("1", ModelBundle({}), [TumourBurden()], UnscentedFilter(), DriftSettings())
+    built = Site(log, store, binding, SteppingClock(), log_url, [])
+    yield built
+    for opened in (log, *built.opened):
+        opened.close()
+    store.close()
+
+
+def cohort(n: int = 6, visits: int = 6) -> list[bytes]:
+    rng = random.Random(3)
+    lines = []
+    for p in range(n):
+        patient = f"H1/p{p}"
+        lines.append(treatment(f"{p}-on", 5, "drugA", "on", patient=patient))
+        lines += [diameter(f"{p}-{v}", 40 * v, rng.uniform(8, 60), patient=patient) for v in range(visits)]
+    return lines
+
+
+def digests(site: Site) -> dict[str, str]:
+    heads = site.store.twin_heads()
+    rows = site.store.latest_snapshots(list(heads))
+    return {twin_id: row.digest for twin_id, row in rows.items()}
+
+
+def replayed(site: Site) -> dict[str, str]:
+    """Digests of states folded from the journals alone."""
+    return {
+        twin_id: digest(to_bytes(believe(site.binding, twin_id, site.store.journal(twin_id)).state))
+        for twin_id in site.store.twin_heads()
+    }
+
+
+def test_stream_is_the_fold_of_its_journal(site: Site) -> None:
+    lines = cohort()
+    assert site.ingest(lines) == [len(lines), 0, 0]
+    assert site.ingest(lines) == [0, len(lines), 0]
+    tally = site.work()
+    assert (tally.n_read, tally.n_accepted, tally.n_rejected) == (len(lines), len(lines), 0)
+    assert digests(site) == replayed(site)
+    assert sum(site.store.offsets("log").values()) == len(lines)
+    assert site.work().n_read == 0
+
+
+def test_late_and_corrected_events_end_where_an_orderly_stream_ends(site: Site) -> None:
+    lines = cohort()
+    lines.append(correction("c1", 900, "2-3", "retract", patient="H1/p2"))
+    orderly = TwinShard(site.binding, MemoryHistory().reader()).fold(
+        [
+            Delivery(f"H1/p{p}", p, 0, 0, tuple(e for e in accepted(lines) if e.header.twin_id == f"H1/p{p}"))
+            for p in range(6)
+        ]
+    )
+    shuffled = lines + lines[::3]
+    random.Random(8).shuffle(shuffled)
+    site.log.append([_record(line) for line in shuffled])
+    tally = site.work()
+    assert tally.n_duplicates == len(lines[::3])
+    assert digests(site) == {one.twin_id: one.snapshots[-1].digest for one in orderly} == replayed(site)
+
+
+def _record(line: bytes) -> NewRecord:
+    return NewRecord(json.loads(line)["subject"], line)
+
+
+def test_two_workers_share_partitions_and_a_fenced_one_writes_nothing(site: Site) -> None:
+    lines = cohort()
+    site.ingest(lines)
+    first = site.worker("w1")
+    first.run(Bounds(events=10, commit_events=5, poll_seconds=0.05))
+    before = site.store.counts()
+    site.clock.leap(2e6)
+    site.work("w2")
+    assert site.store.counts()["journal"] == len(lines)
+    with pytest.raises(FencedError):
+        site.store.commit(CommitGroup("log", {0: 0}, {0: 1}, (), site.clock.now()))
+    assert before["journal"] < len(lines)
+    assert digests(site) == replayed(site)
+
+
+def test_bad_events_are_kept_listed_mended_and_sent_again(site: Site) -> None:
+    good = diameter("g", 0, 20)
+    bad = {
+        "wrong unit": diameter("b1", 1, 20).replace(b'"mm"', b'"kg"'),
+        "future": diameter("b2", 9000, 20),
+        "not a number": diameter("b3", 2, 20).replace(b"20}", b"NaN}").replace(b"20,", b"NaN,"),
+        "negative": diameter("b4", 3, -4),
+        "unknown kind": event_line("tea.served", "b5", 4, {"cups": 1}),
+        "oversized": diameter("b6", 5, 20)[:-1] + b', "note": "' + b"x" * 70_000 + b'"}',
+        "other content": diameter("g", 0, 21),
+        "other institution": diameter("b7", 6, 20, patient="H2/p9", source="urn:oncotwin:H1:ris"),
+        "unknown version": diameter("b8", 7, 20).replace(b".v1", b".v9"),
+        "no json": b"{ this is not json",
+    }
+    assert site.ingest([good, *bad.values()]) == [1, 0, len(bad)]
+    # The same through the log itself, past the door, as a hospital's own producer would send them.
+    site.log.append([NewRecord("H1/p1", line) for line in bad.values()])
+    assert site.work().n_rejected == len(bad)
+    letters = site.store.dead_letters()
+    assert len(letters) == len(bad)
+    assert all(letter.reason and letter.remedy for letter in letters)
+    assert {letter.raw for letter in letters} >= {bad["wrong unit"], bad["no json"], bad["future"]}
+    intake = Intake(site.log, site.store, site.clock, IntakeRules())
+    chosen = [letter for letter in letters if letter.event_id == "b1"]
+    done = resubmit_letters(site.store, intake, chosen, [diameter("b1", 1, 20)])
+    assert done == {"accepted": 1, "duplicate": 0, "closed": 1, "still_rejected": 0}
+    assert len(site.store.dead_letters()) == len(bad) - 1
+    assert site.work().n_accepted == 1
+
+
+def test_outbox_reaches_its_topics_once_by_key(site: Site) -> None:
+    site.ingest(cohort(3))
+    site.work()
+    topics: dict[str, EventLog] = {}
+
+    def open_topic(name: str) -> EventLog:
+        topics[name] = site.topic(name)
+        return topics[name]
+
+    relay = Relay(site.store, open_topic)
+    n = relay.publish()
+    assert n > 0 and relay.publish() == 0
+    log = topics["twin.estimated"]
+    records: list[LogRecord] = []
+    positions = log.begin_offsets()
+    while found := log.read(positions, 1_000, 10_000_000, 1.0):
+        records += found
+        for record in found:
+            positions[record.partition] = record.offset + 1
+    assert len(records) == len({dict(r.headers)["ce_id"] for r in records})
+    assert {r.key for r in records} == {"H1/p0", "H1/p1", "H1/p2"}
+
+
+def test_wrong_patient_moves_the_event(site: Site) -> None:
+    lines = [diameter(f"a{i}", 30 * i, 20 + i, patient="H1/p1") for i in range(4)]
+    lines += [diameter(f"b{i}", 30 * i, 40 + i, patient="H1/p2") for i in range(4)]
+    lines.append(correction("c", 200, "a2", "wrong_patient", right_patient="H1/p2"))
+    site.ingest(lines)
+    site.work()
+    right = [e.event_id for e in site.store.journal("H1/p2")]
+    assert "a2#moved-by-c" in right
+    assert digests(site) == replayed(site)
+    assert believe(site.binding, "H1/p1", site.store.journal("H1/p1")).state.n_folded == 3
+    assert believe(site.binding, "H1/p2", site.store.journal("H1/p2")).state.n_folded == 5
+
+
+def test_what_was_believed_before_stays_readable(site: Site) -> None:
+    site.ingest([diameter(f"m{i}", 30 * i, 30) for i in range(5)])
+    site.work()
+    known_at = site.clock.now()
+    before = digests(site)["H1/p1"]
+    site.ingest([diameter("late", 45, 80)])
+    site.work()
+    journal = site.store.journal("H1/p1", known_at=known_at)
+    assert digest(to_bytes(believe(site.binding, "H1/p1", journal).state)) == before
+    assert digests(site)["H1/p1"] != before
+    assert site.store.latest_snapshots(["H1/p1"], known_at=known_at)["H1/p1"].digest == before
+
+
+def test_a_poison_event_stalls_nobody(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = plan_steps
+
+    def explode(
+        model: TumourModel, hyper: Hyperparameters, cursor: Cursor, items: Sequence[Item], keys: Sequence[int]
+    ) -> tuple[list[Step], Cursor]:
+        if any(item.header.event_id == "poison" for item in items):
+            raise ZeroDivisionError("kernel failed")
+        return real(model, hyper, cursor, items, keys)
+
+    monkeypatch.setattr(fold, "plan_steps", explode)
+    site.ingest([diameter("ok", 0, 20), diameter("poison", 10, 20), diameter("ok2", 20, 20, patient="H1/p2")])
+    tally = site.work()
+    assert (tally.n_accepted, tally.n_rejected) == (2, 1)
+    [letter] = site.store.dead_letters()
+    assert letter.event_id == "poison" and "ZeroDivisionError" in letter.reason
+    assert set(digests(site)) == {"H1/p1", "H1/p2"}
