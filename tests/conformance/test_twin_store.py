@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
+from oncotwin.testing.sequence_gaps_conformance import SequenceGapsConformance
 from oncotwin.testing.twin_store_conformance import OpenStore, TwinStoreConformance
 
 
@@ -24,7 +25,7 @@ def opener(url: str) -> Iterator[OpenStore]:
         store.close()
 
 
-class TestSqliteTwinStore(TwinStoreConformance):
+class TestSqliteTwinStore(TwinStoreConformance, SequenceGapsConformance):
     """One file."""
 
     @pytest.fixture
@@ -33,7 +34,7 @@ class TestSqliteTwinStore(TwinStoreConformance):
         yield from opener(f"sqlite:///{tmp_path}/new folder/50%/store.sqlite")
 
 
-class TestPostgresTwinStore(TwinStoreConformance):
+class TestPostgresTwinStore(TwinStoreConformance, SequenceGapsConformance):
     """A real server."""
 
     @pytest.fixture

@@ -15,6 +15,7 @@ from oncotwin.adapters.sql_store import open_twin_store, schema
 from oncotwin.adapters.sql_store.database import open_engine
 from oncotwin.adapters.sql_store.migrate import HEAD, migrate
 from oncotwin.domain.errors import ConfigurationError, StoreError
+from oncotwin.ports.twin_store import SequenceGap
 from oncotwin.testing.twin_store_conformance import LOG, NOW, TWIN, day, entry, estimate, group, snapshot, twin
 
 _OLD_ROWS: dict[str, dict[str, Any]] = {
@@ -77,6 +78,25 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.sqlite"
     return str(request.getfixturevalue("postgres_database"))
+
+
+def test_running_numbers_are_taken_from_the_events_kept(url: str) -> None:
+    write_first_release(url)
+    engine = open_engine(url)
+    kept = {"e4": b'{"id": "e4", "sequence": 4}', "e7": b'{"data": {"sequence": 99}, "id": "e7", "sequence": 7}',
+            "e8": b'{"data": {"sequence": 98}, "id": "e8"}', "e9": b'{"id": "no \\u0000 number"}'}
+    with engine.connect().execution_options(write=True) as connection, connection.begin():
+        for event_id, payload in kept.items():
+            row = {**_OLD_ROWS["journal"], "event_id": event_id, "payload": payload}
+            names, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO journal ({names}) VALUES ({values})"), row)
+    engine.dispose()
+    store = open_twin_store(url)
+    assert {row.event_id: row.sequence for row in store.journal(TWIN)} == {
+        "e1": None, "e4": 4, "e7": 7, "e8": None, "e9": None
+    }
+    assert store.look_for_gaps(NOW) == [SequenceGap("urn:lab", "north", 5, 6, NOW)]
+    store.close()
 
 
 def test_a_store_of_the_first_release_is_read_and_written_on(url: str) -> None:

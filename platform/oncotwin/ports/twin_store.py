@@ -25,6 +25,7 @@ class JournalEntry:
         payload: the event's canonical JSON line.
         position: commit position; 0 before the commit.
         partition, offset: where in the log it was read.
+        sequence: running number within the source, None where it keeps none.
     """
 
     source: str
@@ -41,6 +42,7 @@ class JournalEntry:
     position: int = 0
     partition: int = 0
     offset: int = 0
+    sequence: int | None = None
 
     @property
     def key(self) -> EventKey:
@@ -91,6 +93,7 @@ class AlertRow:
     """A warning; its id follows from twin, event, kind and observable.
 
     Attributes:
+        twin_id: whom it concerns; the institution alone where it concerns no patient, as a gap of a source's numbers.
         since: from when on the innovations point the same way.
         superseded_by: the event whose late arrival or correction explained the alert away; "" while it stands.
     """
@@ -135,6 +138,23 @@ class DeadLetter:
     event_id: str | None
     received_at: datetime
     state: Literal["open", "resubmitted"] = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceGap:
+    """Running numbers of a source that have not come, though smaller and greater ones have.
+
+    Attributes:
+        institution: whose source it is.
+        first, last: the missing numbers, both ends included.
+        opened_at: when the numbers on both sides had been received.
+    """
+
+    source: str
+    institution: str
+    first: int
+    last: int
+    opened_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +274,28 @@ class TwinStore(Protocol):
 
     def alerts(self, twin_id: TwinId | None = None, *, superseded: bool = False) -> list[AlertRow]:
         """Alerts by clinical time; with ``superseded`` also those that were explained away."""
+        ...
+
+    def look_for_gaps(self, now: datetime) -> list[SequenceGap]:
+        """Follow each source's running numbers: note gaps that opened, and close what has come since.
+
+        A source begins with the smallest number that it has sent. An alert all of whose numbers have come is superseded
+        by the event that brought the last of them. Costs what is new since the last look, and the open gaps.
+
+        Returns:
+            Gaps that are open and that no alert tells of yet, by source and number.
+        """
+        ...
+
+    def raise_gap_alert(
+        self, alert: AlertRow, missing: Sequence[SequenceGap], message: OutboxRow, now: datetime
+    ) -> bool:
+        """Keep an alert and its message in one transaction, as what tells of these gaps.
+
+        Returns:
+            False, and nothing is written, where one of the gaps is not as given any more: another worker told of it, or
+            numbers have come.
+        """
         ...
 
     def dead_letters(self, state: str | None = "open") -> list[DeadLetter]:

@@ -15,7 +15,7 @@ from oncotwin.ports.twin_store import AlertRow, DeadLetter, EstimateRow, Journal
 # Columns in the order of the functions' values.
 JOURNAL = (
     "source", "event_id", "twin_id", "kind", "time", "time_precision", "recorded_at", "received_at", "status",
-    "content_hash", "payload", "position", "log_partition", "log_offset",
+    "content_hash", "payload", "position", "log_partition", "log_offset", "sequence",
 )
 SNAPSHOT = ("twin_id", "time", "position", "n_folded", "model_version", "state", "digest")
 ESTIMATE = ("twin_id", "time", "position", "row", "source", "event_id", "model_version", "body", "nis")
@@ -36,7 +36,7 @@ def journal_record(entry: JournalEntry, position: int) -> Record:
     return (
         entry.source, entry.event_id, entry.twin_id, entry.kind, to_us(entry.time), entry.time_precision, recorded_at,
         to_us(entry.received_at), entry.status, entry.content_hash, entry.payload, position, entry.partition,
-        entry.offset,
+        entry.offset, entry.sequence,
     )
 
 
@@ -46,7 +46,7 @@ def journal_entry(row: Row[Any]) -> JournalEntry:
         row.source, row.event_id, row.twin_id, row.kind, from_us(row.time),
         cast("TimePrecision", row.time_precision), None if row.recorded_at is None else from_us(row.recorded_at),
         from_us(row.received_at), cast("Status", row.status), row.content_hash, row.payload, row.position,
-        row.log_partition, row.log_offset,
+        row.log_partition, row.log_offset, row.sequence,
     )
 
 

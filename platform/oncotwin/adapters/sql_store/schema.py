@@ -69,7 +69,13 @@ journal = Table(
     Column("position", BigInteger, nullable=False),
     Column("log_partition", Integer, nullable=False),
     Column("log_offset", BigInteger, nullable=False),
+    Column("sequence", BigInteger),
     Index("journal_of_twin", "twin_id", "time"),
+    # Sources that do not number their events pay nothing for it.
+    Index(
+        "journal_of_sequence", "source", "sequence", sqlite_where=text("sequence IS NOT NULL"),
+        postgresql_where=text("sequence IS NOT NULL"),
+    ),
 )
 
 snapshots = Table(
@@ -164,6 +170,27 @@ sources = Table(
     "sources", metadata,
     Column("source", Text, primary_key=True),
     Column("institution", Text, nullable=False),
+)
+
+# Up to where the numbers of each source have been looked at: all between the two are in the journal or in a gap.
+sequences = Table(
+    "sequences", metadata,
+    Column("source", Text, primary_key=True),
+    Column("institution", Text, nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+)
+
+# A gap that is filled in part leaves the parts that stay open in its place; `alert_id` is "" until an alert tells of
+# it.
+gaps = Table(
+    "gaps", metadata,
+    Column("source", Text, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("last", BigInteger, nullable=False),
+    Column("opened_at", BigInteger, nullable=False),
+    Column("alert_id", Text, nullable=False),
+    Index("gaps_of_alert", "alert_id"),
 )
 
 intake = Table(

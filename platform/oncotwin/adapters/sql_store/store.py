@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from oncotwin.adapters.sql_store import leases, records, schema
+from oncotwin.adapters.sql_store import gaps, leases, records, schema
 from oncotwin.adapters.sql_store.commit import write_group, write_letters
 from oncotwin.adapters.sql_store.database import among, bulk_insert, open_engine
 from oncotwin.adapters.sql_store.migrate import migrate, schema_version
@@ -36,13 +36,14 @@ from oncotwin.ports.twin_store import (
     EstimateRow,
     JournalEntry,
     OutboxRow,
+    SequenceGap,
     SnapshotRow,
     TwinHead,
 )
 
 _TWINS_AT_ONCE = 200
 """Twins whose estimates are read together when all are read: no transaction stays open while they are used."""
-_COUNTED = ("twins", "journal", "snapshots", "estimates", "alerts", "dead_letters", "outbox", "commits")
+_COUNTED = ("twins", "journal", "snapshots", "estimates", "alerts", "dead_letters", "outbox", "commits", "gaps")
 
 
 def open_twin_store(url: str) -> SqlTwinStore:
@@ -263,6 +264,18 @@ class SqlTwinStore:
             query = query.where(table.c.superseded_at.is_(None))
         with self._transaction(write=False) as connection:
             return [records.alert_row(row) for row in connection.execute(query)]
+
+    def look_for_gaps(self, now: datetime) -> list[SequenceGap]:
+        """Note gaps that opened in the sources' numbers and close what has come; returns those not told of yet."""
+        with self._transaction(write=True) as connection:
+            return gaps.look(connection, now)
+
+    def raise_gap_alert(
+        self, alert: AlertRow, missing: Sequence[SequenceGap], message: OutboxRow, now: datetime
+    ) -> bool:
+        """Keep an alert that tells of these gaps, and its message; False where they are not as given any more."""
+        with self._transaction(write=True) as connection:
+            return gaps.raise_alert(connection, alert, missing, message, now)
 
     def dead_letters(self, state: str | None = "open") -> list[DeadLetter]:
         """What was refused, in order of arrival; None for every state."""
