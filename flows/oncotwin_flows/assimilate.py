@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
+from oncotwin_flows.gaps import GapWatch
 from oncotwin_flows.relay import Relay
 from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task
 from oncotwin_flows.worker import Bounds, Tally, Worker, WorkerSettings
@@ -21,6 +23,12 @@ def drain(worker: Sealed[Worker], bounds: Bounds) -> Tally:
     return worker.content.run(bounds)
 
 
+@task(name="watch gaps", retries=2, retry_delay_seconds=2, cache_policy=NO_CACHE)
+def watch_gaps(watch: Sealed[GapWatch]) -> int:
+    """Tell of events that their sources numbered and that did not come."""
+    return watch.content.look()
+
+
 @task(name="publish", retries=2, retry_delay_seconds=2, cache_policy=NO_CACHE)
 def publish(relay: Sealed[Relay]) -> int:
     """Send what the commits have put aside to its topics."""
@@ -28,9 +36,13 @@ def publish(relay: Sealed[Relay]) -> int:
 
 
 @flow(name="assimilate", validate_parameters=False)
-def assimilate(worker: Sealed[Worker], relay: Sealed[Relay], bounds: Bounds) -> tuple[Tally, int]:
+def assimilate(
+    worker: Sealed[Worker], watch: Sealed[GapWatch], relay: Sealed[Relay], bounds: Bounds
+) -> tuple[Tally, int]:
     """One bounded micro-batch: log -> twins -> store -> topics."""
     tally = drain(worker, bounds)
+    if watch.content.is_due(tally.n_accepted):
+        tally.n_alerts += watch_gaps(watch)
     return tally, publish(relay)
 
 
@@ -43,14 +55,16 @@ def bounds_of(settings: Settings) -> Bounds:
 def open_worker(
     settings: Settings, on_progress: Callable[[int], None] | None = None,
     announce: Callable[[str], None] | None = None,
-) -> Iterator[tuple[Worker, Relay]]:
-    """A worker with its log, store and host, and the relay; all closed again at the end."""
+) -> Iterator[tuple[Worker, GapWatch, Relay]]:
+    """A worker with its log, store and host, the watch for gaps, and the relay; all closed again at the end."""
     version = wiring.load_bundle(settings, "champion")[0]
     store, log = wiring.open_store(settings), wiring.open_log(settings)
     host = wiring.open_host(settings, version)
     relay = Relay(store, lambda topic: wiring.open_log(settings, topic))
+    clock = wiring.SystemClock()
+    watch = GapWatch(store, clock, timedelta(seconds=settings.gap_seconds))
     worker = Worker(
-        log, store, host, wiring.SystemClock(),
+        log, store, host, clock,
         WorkerSettings(
             name=wiring.worker_name(settings), log_name=wiring.log_name(settings), version=version,
             lease_s=settings.lease_seconds, clock_skew=wiring.clock_skew(settings),
@@ -59,7 +73,7 @@ def open_worker(
         on_progress, None if announce is None else lambda error: announce(f"begun again: {error}"),
     )
     try:
-        yield worker, relay
+        yield worker, watch, relay
     finally:
         worker.release()
         relay.close()
@@ -79,12 +93,12 @@ def run_worker(
     """
     total: dict[str, Any] = {"flow_runs": 0, "published": 0, **asdict(Tally())}
     begun = time.monotonic()
-    with quick_flows(), open_worker(settings, on_progress, announce) as (worker, relay):
+    with quick_flows(), open_worker(settings, on_progress, announce) as (worker, watch, relay):
         if announce is not None and (url := dashboard(settings)):
             announce(f"Ray dashboard: {url}")
         try:
             while True:
-                tally, published = assimilate(Sealed(worker), Sealed(relay), bounds_of(settings))
+                tally, published = assimilate(Sealed(worker), Sealed(watch), Sealed(relay), bounds_of(settings))
                 total["flow_runs"] += 1
                 total["published"] += published
                 for name, value in asdict(tally).items():

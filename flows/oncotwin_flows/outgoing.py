@@ -8,7 +8,7 @@ from datetime import datetime
 import orjson
 
 from oncotwin.ports.twin_host import Folded
-from oncotwin.ports.twin_store import DeadLetter, OutboxRow
+from oncotwin.ports.twin_store import AlertRow, DeadLetter, OutboxRow
 
 SOURCE = "urn:oncotwin:platform"
 ESTIMATED, ALERTED, REJECTED = "twin.estimated", "twin.alerted", "event.rejected"
@@ -28,6 +28,11 @@ def _row(topic: str, message_key: str, subject: str, time: datetime, value: byte
 def _with(content: bytes, **more: str) -> bytes:
     """A JSON object with members added at its end; the object itself is not read, which the hot path would feel."""
     return content[:-1] + b"," + orjson.dumps(more)[1:]
+
+
+def institution_alert(alert: AlertRow, now: datetime) -> OutboxRow:
+    """An alert that concerns no patient; its subject is the institution alone."""
+    return _row(ALERTED, alert.alert_id, alert.twin_id, alert.time, alert.body, now.isoformat())
 
 
 def outbox_rows(

@@ -270,7 +270,7 @@ class Worker:
                 source=header.source, event_id=header.event_id, twin_id=header.twin_id, kind=header.kind,
                 time=header.time, time_precision=header.time_precision, recorded_at=header.recorded_at,
                 received_at=self._clock.now(), status=header.status, content_hash=header.content_hash, payload=line,
-                position=0, partition=record.partition, offset=record.offset,
+                position=0, partition=record.partition, offset=record.offset, sequence=header.sequence,
             )
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from datetime import timedelta
 from statistics import median
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.benchmarks.record import record
 from tests.benchmarks.workload import installation, load_note, records
 
 from oncotwin.adapters.ray_cluster import connect, disconnect
+from oncotwin.bootstrap.wiring import SystemClock
 from oncotwin.domain.observation import Observation
 from oncotwin.filters.base import FoldInfo, System
 from oncotwin.filters.ensemble import EnsembleFilter
@@ -27,6 +29,7 @@ from oncotwin.testing.patients import DAY_ZERO, accepted, diameter
 from oncotwin.twin.journal import event_seed
 from oncotwin.twin.timeline import Cursor, batch, days, plan_steps
 from oncotwin_flows.assimilate import assimilate
+from oncotwin_flows.gaps import GapWatch
 from oncotwin_flows.relay import Relay
 from oncotwin_flows.runtime import Sealed, quick_flows
 from oncotwin_flows.worker import Bounds
@@ -127,12 +130,13 @@ def prefect_over_batch() -> None:
     """Time of a flow run with nothing to do, over the time of a full batch without Prefect."""
     with installation("embedded") as site, quick_flows():
         relay = Relay(site.store, lambda topic: site.log)
+        watch = GapWatch(site.store, SystemClock(), timedelta(hours=1))
         worker = site.worker(site.local_host())
         bounds = Bounds(events=BATCH_EVENTS, seconds=1e6, commit_events=1_000, poll_seconds=0.001)
         empty = []
         for _ in range(N_EMPTY_RUNS + 1):
             begun = time.perf_counter()
-            assimilate(Sealed(worker), Sealed(relay), bounds)
+            assimilate(Sealed(worker), Sealed(watch), Sealed(relay), bounds)
             empty.append(time.perf_counter() - begun)
         site.fill(records(BATCH_EVENTS // 2, 2))
         begun = time.perf_counter()

@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """Name of this worker in leases; by default host name and process id."""
     clock_skew_s: float = Field(default=300.0, ge=0)
     """How far in the future a clinical time may lie before the event is refused."""
+    gap_seconds: float = Field(default=3600.0, ge=0)
+    """How long numbers of a source may be missing before its institution is alerted."""
 
     @classmethod
     def settings_customise_sources(

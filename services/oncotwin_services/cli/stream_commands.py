@@ -69,7 +69,10 @@ def _without_password(url: str) -> str:
 @click.option("--all", "everything", is_flag=True, help="Also alerts that a later correction explained.")
 @command_options
 def alerts(patient: str | None, everything: bool, settings: Settings, as_json: bool) -> int:
-    """List alerts: what was seen, since when, and what to measure next."""
+    """List alerts: what was seen, since when, and what to measure next.
+
+    An alert of an institution alone tells of events that one of its sources numbered and that did not come.
+    """
     store = wiring.open_store(settings)
     try:
         rows = store.alerts(patient, superseded=everything)
@@ -79,7 +82,8 @@ def alerts(patient: str | None, everything: bool, settings: Settings, as_json: b
         emit_json(
             [
                 {
-                    "alert_id": row.alert_id, "patient": row.twin_id, "time": row.time, "since": row.since,
+                    "alert_id": row.alert_id, "institution": row.twin_id.partition("/")[0],
+                    "patient": row.twin_id if "/" in row.twin_id else "", "time": row.time, "since": row.since,
                     "observable": row.observable, "kind": row.kind, "severity": row.severity,
                     "message": row.message, "recommended": row.recommended, "superseded_by": row.superseded_by,
                 }
@@ -88,7 +92,7 @@ def alerts(patient: str | None, everything: bool, settings: Settings, as_json: b
         )
     else:
         emit_table(
-            f"{len(rows)} alerts", ("patient", "time", "severity", "what was seen", "measure next", "explained by"),
+            f"{len(rows)} alerts", ("of", "time", "severity", "what was seen", "measure next", "explained by"),
             [(r.twin_id, r.time, r.severity, r.message, r.recommended, r.superseded_by) for r in rows],
         )
     return 0
