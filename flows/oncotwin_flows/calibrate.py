@@ -34,10 +34,11 @@ def learn(study: Sealed[Study]) -> Sealed[ModelBundle]:
     """Empirical Bayes for each model whose observables occur; the champion's priors for the others."""
     given = study.content
     learned = calibrate_bundle(
-        given.items, wiring.models(given.settings), effort=given.effort, progress=given.progress
+        given.items, wiring.models(given.settings), effort=given.effort, progress=given.progress,
+        choice=wiring.filter_choice(given.settings),
     )
     _, champion = wiring.load_bundle(given.settings, "champion")
-    return Sealed(ModelBundle({**champion.models, **learned.models}))
+    return Sealed(ModelBundle({**champion.models, **learned.models}, learned.filter))
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
@@ -62,7 +63,11 @@ def calibrate(study: Sealed[Study]) -> dict[str, Any]:
     seconds = time.monotonic() - begun
     run = CalibrationRun(
         name=f"calibrate {' '.join(sorted(bundle.models))}",
-        parameters={"institutions": " ".join(institutions)[:500], "models": " ".join(sorted(bundle.models))},
+        parameters={
+            "institutions": " ".join(institutions)[:500], "models": " ".join(sorted(bundle.models)),
+            "filter": bundle.filter.name,
+            **{f"filter_{name}": str(value) for name, value in bundle.filter.parameters.items()},
+        },
         metrics={"n_twins": len(items), "n_items": n_items, "seconds": seconds},
         tags={"data_fingerprint": data},
     )
@@ -70,6 +75,7 @@ def calibrate(study: Sealed[Study]) -> dict[str, Any]:
     return {
         "version": version, "alias": "challenger", "models": sorted(bundle.models), "n_twins": len(items),
         "n_items": n_items, "institutions": institutions, "data_fingerprint": data, "seconds": round(seconds, 2),
+        "filter": bundle.filter.name, "filter_parameters": dict(bundle.filter.parameters),
         "hyperparameters": {name: dict(prior.hyperparameters) for name, prior in bundle.models.items()},
     }
 
@@ -83,7 +89,9 @@ def calibrate_and_register(
         ``version`` and what it rests on.
     Raises:
         CalibrationError: the events say too little to learn from.
+        ConfigurationError: the settings name no filter, or a size that it cannot have.
     """
+    wiring.filter_choice(settings)
     with quick_flows():
         found: dict[str, Any] = calibrate(Sealed(Study(settings, items, effort, progress)))
     return found

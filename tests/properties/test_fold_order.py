@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oncotwin.domain.amendment import Accepted
-from oncotwin.domain.bundle import ModelBundle
-from oncotwin.filters.unscented import UnscentedFilter
+from oncotwin.domain.bundle import FilterChoice, ModelBundle
+from oncotwin.filters.choice import make_filter
 from oncotwin.models.tumour_burden import TumourBurden
 from oncotwin.ports.twin_host import Delivery
 from oncotwin.testing.memory_history import MemoryHistory
@@ -20,10 +20,15 @@ from oncotwin.twin.fold import Binding, bind
 from oncotwin.twin.shard import TwinShard
 from oncotwin.twin.state import digest, to_bytes
 
+CHOICES = (
+    FilterChoice(), FilterChoice("ensemble", {"n_members": 12, "inflation": 1.05}),
+    FilterChoice("square-root-ensemble", {"n_members": 10}), FilterChoice("particle", {"n_particles": 30}),
+)
 
-@pytest.fixture(scope="module")
-def binding() -> Binding:
-    return bind("1", ModelBundle({}), [TumourBurden()], UnscentedFilter(), DriftSettings())
+
+@pytest.fixture(scope="module", params=CHOICES, ids=lambda choice: choice.name)
+def binding(request: pytest.FixtureRequest) -> Binding:
+    return bind("1", ModelBundle({}), [TumourBurden()], make_filter(request.param), DriftSettings())
 
 
 def deliver(binding: Binding, batches: list[list[Accepted]], restart_at: int | None = None) -> str:

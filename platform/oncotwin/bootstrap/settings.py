@@ -14,6 +14,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from oncotwin.domain.bundle import FILTERS
 from oncotwin.domain.errors import ConfigurationError
 
 CONFIG_VARIABLE = "ONCOTWIN_CONFIG"
@@ -56,6 +57,10 @@ class Settings(BaseSettings):
     its first accepted event."""
     models: list[str] = Field(default_factory=lambda: list(BUILT_IN_MODELS))
     """Models as ``package.module:Class``, in order of preference; a user's own model is one more line."""
+    filter: str = FILTERS[0]
+    """Filter that follows the twins of the next version that is calibrated; a version keeps its own."""
+    members: int | None = None
+    """Members of an ensemble, or particles; by default the filter's own number."""
     batch_events: int = Field(default=20_000, ge=1)
     """Most events of one flow run."""
     batch_seconds: float = Field(default=30.0, gt=0)
@@ -91,6 +96,13 @@ class Settings(BaseSettings):
     def _log_known(cls, value: str) -> str:
         if value and not value.startswith(("embedded:", "kafka://")):
             raise ValueError("log must be 'embedded:DIR' or 'kafka://HOST:PORT'")
+        return value
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_known(cls, value: str) -> str:
+        if value not in FILTERS:
+            raise ValueError(f"filter must be one of {', '.join(FILTERS)}")
         return value
 
     @field_validator("store")

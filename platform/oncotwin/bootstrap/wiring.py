@@ -11,8 +11,8 @@ from functools import lru_cache
 from oncotwin.adapters.event_log import open_event_log
 from oncotwin.adapters.model_loader import load_model
 from oncotwin.bootstrap.settings import Settings
-from oncotwin.domain.bundle import ModelBundle
-from oncotwin.filters.unscented import UnscentedFilter
+from oncotwin.domain.bundle import FilterChoice, ModelBundle
+from oncotwin.filters.choice import choose_filter, make_filter
 from oncotwin.models.base import TumourModel
 from oncotwin.ports.event_log import EventLog
 from oncotwin.ports.model_registry import ModelRegistry
@@ -69,6 +69,15 @@ def models(settings: Settings) -> list[TumourModel]:
     return [load_model(path) for path in settings.models]
 
 
+def filter_choice(settings: Settings) -> FilterChoice:
+    """The filter that the settings name for versions to come.
+
+    Raises:
+        ConfigurationError: no such filter, or a size that it cannot have.
+    """
+    return choose_filter(settings.filter, settings.members)
+
+
 def load_bundle(settings: Settings, version: str) -> tuple[str, ModelBundle]:
     """A registered bundle by version or alias; the literature's priors while there is no champion.
 
@@ -86,7 +95,7 @@ def load_bundle(settings: Settings, version: str) -> tuple[str, ModelBundle]:
 @lru_cache(maxsize=8)
 def _bound(path_list: tuple[str, ...], version: str, bundle_json: str) -> Binding:
     bundle = ModelBundle.from_json(bundle_json)
-    return bind(version, bundle, [load_model(path) for path in path_list], UnscentedFilter(), DriftSettings())
+    return bind(version, bundle, [load_model(path) for path in path_list], make_filter(bundle.filter), DriftSettings())
 
 
 def binding(settings: Settings, version: str = "champion") -> Binding:
@@ -130,7 +139,9 @@ def open_host(settings: Settings, version: str) -> TwinHost:
     name, bundle = load_bundle(settings, version)
     # Folding needs no forecast layer; without it the bundle is small enough to travel with an actor's constructor,
     # which Ray must be able to run again when the actor is restarted.
-    slim = ModelBundle({key: replace(prior, forecast_calibration={}) for key, prior in bundle.models.items()})
+    slim = replace(
+        bundle, models={key: replace(prior, forecast_calibration={}) for key, prior in bundle.models.items()}
+    )
     factory = ShardFactory(settings, slim.to_json(), name)
     if settings.ray == "in-process":
         from oncotwin.adapters.local_host import LocalHost

@@ -7,6 +7,19 @@ from typing import Any
 
 from oncotwin.domain.errors import ModelError
 
+FILTERS = ("unscented", "ensemble", "square-root-ensemble", "particle")
+"""Names of the filters that may follow the twins of a version; the first is the default."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilterChoice:
+    """Which filter follows the twins of a version."""
+
+    name: str = FILTERS[0]
+    """One of `FILTERS`."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers and truth values by name; every one that shapes the result, so that the version means one filter."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelPrior:
@@ -27,9 +40,13 @@ class ModelBundle:
     """All priors of one registered version."""
 
     models: Mapping[str, ModelPrior]
+    filter: FilterChoice = FilterChoice()
 
     def to_json(self) -> str:
         """Serialise with sorted keys; equal bundles give equal text.
+
+        A bundle that keeps the default filter is written as format 1, which every release reads; any other as format
+        2, so that a release that knows only the default refuses it.
 
         Raises:
             ModelError: a number is not finite, or a value is no JSON.
@@ -43,8 +60,12 @@ class ModelBundle:
             }
             for name, prior in self.models.items()
         }
+        whole: dict[str, Any] = {"format": 1, "models": content}
+        if self.filter != FilterChoice():
+            chosen = {"name": self.filter.name, "parameters": self.filter.parameters}
+            whole = {"format": 2, "models": content, "filter": chosen}
         try:
-            return json.dumps({"format": 1, "models": content}, sort_keys=True, allow_nan=False)
+            return json.dumps(whole, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"a prior cannot be written as JSON ({error}); keep finite numbers, strings and lists in it"
@@ -59,10 +80,11 @@ class ModelBundle:
         """
         try:
             content = json.loads(text)
-            if content["format"] != 1:
+            if content["format"] not in (1, 2):
                 raise ModelError(
-                    f"model bundle has format {content['format']}, this release reads 1; use a newer release"
+                    f"model bundle has format {content['format']}, this release reads 1 and 2; use a newer release"
                 )
-            return cls({name: ModelPrior(**prior) for name, prior in content["models"].items()})
+            chosen = FilterChoice(**content["filter"]) if content["format"] == 2 else FilterChoice()
+            return cls({name: ModelPrior(**prior) for name, prior in content["models"].items()}, chosen)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"not a model bundle ({error!r}); register one with `oncotwin calibrate`") from error

@@ -11,19 +11,20 @@ twins, so that any grouping of twins gives the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
 from oncotwin.domain.errors import ModelError
-from oncotwin.filters.steps import StepTable
+from oncotwin.filters.steps import StepTable, observing, passing
 
-S = TypeVar("S")
+S = TypeVar("S", bound="FilterState")
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 KeyArray = NDArray[np.uint64]
@@ -177,9 +178,46 @@ class FilterState(Protocol):
         """(k,) active components of each twin."""
         ...
 
+    @property
+    def capacity(self) -> int:
+        """Components that there is room for."""
+        ...
+
     def moments(self) -> tuple[Array, Array]:
         """Posterior mean (k, n) and covariance (k, n, n)."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class TwinPosterior:
+    """One twin's part of a filter's state, trimmed to its active components: what is kept of it between folds.
+
+    Attributes:
+        time: days since 1970-01-01.
+        arrays: ``mean`` (n,) and ``covariance`` (n, n) of the unscented filter, ``members`` (n_members, n) of the
+            ensemble filters, and also ``log_weights`` (n_members,) of the particle filter. Read-only.
+        key: the twin's name to the random generator, the filter's seed mixed in; 0 where nothing is drawn.
+        n_conditioned: observations assimilated since the last propagation, where inflation depends on it.
+    """
+
+    time: float
+    arrays: Mapping[str, Array]
+    key: int = 0
+    n_conditioned: int = 0
+
+    @property
+    def n_active(self) -> int:
+        """Components."""
+        return int(self.arrays["members" if "members" in self.arrays else "mean"].shape[-1])
+
+
+def kept(array: Array) -> Array:
+    """A contiguous, read-only array of its own: a slice must not hold a whole batch in memory."""
+    own = np.ascontiguousarray(array)
+    if own.base is not None:
+        own = own.copy()
+    own.flags.writeable = False
+    return own
 
 
 class Filter(Protocol[S]):
@@ -188,6 +226,11 @@ class Filter(Protocol[S]):
     @property
     def name(self) -> str:
         """As settings and registered model versions name it."""
+        ...
+
+    @property
+    def n_members(self) -> int:
+        """Members or particles of each twin; 0 where mean and covariance stand for them."""
         ...
 
     def init(
@@ -215,3 +258,41 @@ class Filter(Protocol[S]):
     def fold(self, state: S, system: System, steps: StepTable, *, record: bool = True) -> tuple[S, FoldInfo]:
         """Run each twin through its own steps of the table, forecast and assimilate in turn."""
         ...
+
+    def gather(self, parts: Sequence[TwinPosterior], capacity: int) -> S:
+        """One batch of twins that were apart, with room for ``capacity`` components each.
+
+        Raises:
+            ModelError: a posterior is another filter's.
+        """
+        ...
+
+    def cut(self, state: S, twin: int) -> TwinPosterior:
+        """One twin of a batch on its own: the inverse of `gather`."""
+        ...
+
+
+class FoldingFilter(ABC, Generic[S]):
+    """`forecast` and `assimilate` as folds of one step a twin."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def fold(self, state: S, system: System, steps: StepTable, *, record: bool = True) -> tuple[S, FoldInfo]:
+        """Run each twin through its own steps of the table; inputs unchanged."""
+
+    def forecast(
+        self, state: S, system: System, time: Array, inputs: Array, keys: KeyArray | None = None
+    ) -> tuple[S, FoldInfo]:
+        """Propagate every twin to its own ``time`` (k,) under constant ``inputs`` (k, u)."""
+        names = np.zeros(len(time), dtype=np.uint64) if keys is None else keys
+        return self.fold(state, system, passing(time, inputs, state.capacity, names))
+
+    def assimilate(
+        self, state: S, system: System, operation: IntArray, operator: IntArray, target: IntArray, value: Array,
+        upper: Array, keys: KeyArray | None = None,
+    ) -> tuple[S, FoldInfo]:
+        """Condition every twin on one observation each, at its present time."""
+        names = np.zeros(len(value), dtype=np.uint64) if keys is None else keys
+        steps = observing(state.time, operation, operator, target, value, upper, state.capacity, names)
+        return self.fold(state, system, steps)

@@ -10,6 +10,7 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,17 +24,21 @@ from oncotwin.filters.base import (
     PROPAGATE_MANY,
     Array,
     FoldInfo,
+    FoldingFilter,
     IntArray,
     KeyArray,
     StepStatus,
     System,
+    TwinPosterior,
     blank_info,
     check_shapes,
+    kept,
     read_only,
 )
 from oncotwin.filters.ensemble_state import EnsembleState
 from oncotwin.filters.members import (
     draw_members,
+    gather_members,
     one_by_one,
     propagate_members,
     reset_members,
@@ -49,7 +54,7 @@ from oncotwin.filters.random_stream import (
     fill_uniform,
     purpose_word,
 )
-from oncotwin.filters.steps import Operation, StepTable, observing, passing
+from oncotwin.filters.steps import Operation, StepTable
 from oncotwin.filters.truncated import truncated_moments
 
 _PREDICT, _OBSERVE, _RESET = int(Operation.PREDICT), int(Operation.OBSERVE), int(Operation.RESET)
@@ -301,7 +306,7 @@ def _fold(
 
 
 @dataclass(frozen=True, slots=True)
-class EnsembleFilter:
+class EnsembleFilter(FoldingFilter[EnsembleState]):
     """Ensemble Kalman filter, one observation at a time.
 
     It keeps skew and curvature that a mean and a covariance lose, but its update is still linear in the observation:
@@ -345,22 +350,6 @@ class EnsembleFilter:
         read_only(*arrays)
         return EnsembleState(*arrays)
 
-    def forecast(
-        self, state: EnsembleState, system: System, time: Array, inputs: Array, keys: KeyArray | None = None
-    ) -> tuple[EnsembleState, FoldInfo]:
-        """Propagate every twin to its own ``time`` (k,) under constant ``inputs`` (k, u)."""
-        names = np.zeros(len(time), dtype=np.uint64) if keys is None else keys
-        return self.fold(state, system, passing(time, inputs, state.members.shape[2], names))
-
-    def assimilate(
-        self, state: EnsembleState, system: System, operation: IntArray, operator: IntArray, target: IntArray,
-        value: Array, upper: Array, keys: KeyArray | None = None,
-    ) -> tuple[EnsembleState, FoldInfo]:
-        """Condition every twin on one observation each, at its present time."""
-        names = np.zeros(len(value), dtype=np.uint64) if keys is None else keys
-        steps = observing(state.time, operation, operator, target, value, upper, state.members.shape[2], names)
-        return self.fold(state, system, steps)
-
     def fold(
         self, state: EnsembleState, system: System, steps: StepTable, *, record: bool = True
     ) -> tuple[EnsembleState, FoldInfo]:
@@ -384,3 +373,17 @@ class EnsembleFilter:
         )
         read_only(members, n_active, clock, keys, n_conditioned)
         return EnsembleState(clock, n_active, members, keys, n_conditioned), info
+
+    def gather(self, parts: Sequence[TwinPosterior], capacity: int) -> EnsembleState:
+        """One batch of twins that were apart."""
+        time, n_active, members, keys = gather_members(parts, self.n_members, capacity)
+        n_conditioned = np.array([part.n_conditioned for part in parts], dtype=np.int64)
+        read_only(time, n_active, members, keys, n_conditioned)
+        return EnsembleState(time, n_active, members, keys, n_conditioned)
+
+    def cut(self, state: EnsembleState, twin: int) -> TwinPosterior:
+        """One twin of a batch on its own."""
+        arrays = {"members": kept(state.members[twin, :, : state.n_active[twin]])}
+        return TwinPosterior(
+            float(state.time[twin]), arrays, int(state.keys[twin]), int(state.n_conditioned[twin])
+        )

@@ -28,6 +28,11 @@ class EnsembleState:
     keys: KeyArray
     n_conditioned: IntArray
 
+    @property
+    def capacity(self) -> int:
+        """Components that there is room for."""
+        return int(self.members.shape[2])
+
     def moments(self) -> tuple[Array, Array]:
         """Posterior mean (k, n) and covariance (k, n, n)."""
         k, n_members, n = self.members.shape

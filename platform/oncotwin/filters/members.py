@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 
+from oncotwin.domain.errors import ModelError
 from oncotwin.filters.base import (
     PROPAGATE,
     PROPAGATE_MANY,
@@ -15,6 +17,7 @@ from oncotwin.filters.base import (
     Array,
     IntArray,
     KeyArray,
+    TwinPosterior,
 )
 from oncotwin.filters.linear import all_finite, factorise
 from oncotwin.filters.random_stream import (
@@ -131,6 +134,20 @@ def reset_members(
     return n
 
 
+@njit(types.void(_f1, _f1), cache=True, nogil=True, error_model="numpy")
+def normalise(log_weights: Array, weights: Array) -> None:
+    """Write weights that sum to one; at least one log-weight is finite."""
+    largest = -math.inf
+    for m in range(log_weights.shape[0]):
+        largest = max(largest, log_weights[m])
+    acc = 0.0
+    for m in range(log_weights.shape[0]):
+        weights[m] = math.exp(log_weights[m] - largest)
+        acc += weights[m]
+    for m in range(log_weights.shape[0]):
+        weights[m] /= acc
+
+
 @njit(types.void(_f2, _f1, _i8, _f8, _f1, _f2), cache=True, nogil=True, error_model="numpy")
 def weighted_moments(members: Array, weights: Array, n: int, divisor: float, mean: Array, covariance: Array) -> None:
     """Mean and covariance of the leading ``n`` components; weights sum to one, squares are divided by ``divisor``."""
@@ -202,6 +219,42 @@ def draw_members(
         np.array(n_active, dtype=np.int64), np.array(time, dtype=np.float64), seeded, centred,
     )
     return members, seeded
+
+
+def gather_members(
+    parts: Sequence[TwinPosterior], n_members: int, capacity: int
+) -> tuple[Array, IntArray, Array, KeyArray]:
+    """Times (k,), active components (k,), members (k, n_members, capacity) and keys (k,) of twins that were apart.
+
+    Raises:
+        ModelError: a posterior is of another filter, or of another number of members.
+    """
+    members, n_active = np.zeros((len(parts), n_members, capacity)), np.zeros(len(parts), dtype=np.int64)
+    for i, part in enumerate(parts):
+        if "members" not in part.arrays or len(part.arrays["members"]) != n_members:
+            shapes = {name: array.shape for name, array in part.arrays.items()}
+            raise ModelError(f"filter of {n_members} members: twin {i} is followed by {shapes}; fold it anew")
+        n_active[i] = part.n_active
+        members[i, :, : n_active[i]] = part.arrays["members"]
+    time = np.array([part.time for part in parts], dtype=np.float64)
+    return time, n_active, members, np.array([part.key for part in parts], dtype=np.uint64)
+
+
+def posterior_moments(posterior: TwinPosterior) -> tuple[Array, Array]:
+    """Mean (n,) and covariance (n, n) of one twin, whatever filter follows it."""
+    arrays = posterior.arrays
+    if "mean" in arrays:
+        return arrays["mean"], arrays["covariance"]
+    members = arrays["members"]
+    n_members, n = members.shape
+    mean, covariance, weights = np.zeros(n), np.zeros((n, n)), np.full(n_members, 1.0 / n_members)
+    divisor = (n_members - 1.0) / n_members
+    if "log_weights" in arrays:
+        normalise(arrays["log_weights"].copy(), weights)
+        divisor = 1.0
+    # Copies: compiled code takes no read-only arrays.
+    weighted_moments(members.copy(), weights, n, divisor, mean, covariance)
+    return mean, covariance
 
 
 @njit(_f8(_i8, _f8, _f8, _f8, _f8), cache=True, nogil=True, error_model="numpy")

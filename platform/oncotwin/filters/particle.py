@@ -10,32 +10,44 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 
-from oncotwin.domain.errors import ConfigurationError
+from oncotwin.domain.errors import ConfigurationError, ModelError
 from oncotwin.filters.base import (
     OBSERVE,
     PROPAGATE,
     PROPAGATE_MANY,
     Array,
     FoldInfo,
+    FoldingFilter,
     IntArray,
     KeyArray,
     StepStatus,
     System,
+    TwinPosterior,
     blank_info,
     check_shapes,
+    kept,
     read_only,
 )
 from oncotwin.filters.linear import factorise
-from oncotwin.filters.members import draw_members, one_by_one, propagate_members, reset_members, weighted_moments
+from oncotwin.filters.members import (
+    draw_members,
+    gather_members,
+    normalise,
+    one_by_one,
+    propagate_members,
+    reset_members,
+    weighted_moments,
+)
 from oncotwin.filters.random_stream import JITTER, RESAMPLING, bits_of, fill_normal, fill_uniform, purpose_word
 from oncotwin.filters.resampling import effective_size, systematic
-from oncotwin.filters.steps import Operation, StepTable, observing, passing
+from oncotwin.filters.steps import Operation, StepTable
 from oncotwin.filters.truncated import truncated_moments
 
 _PREDICT, _OBSERVE, _RESET = int(Operation.PREDICT), int(Operation.OBSERVE), int(Operation.RESET)
@@ -44,20 +56,6 @@ _DONE, _MISSING, _REPAIRED, _REFUSED, _DIVERGED = (int(status) for status in Ste
 _f1, _f2, _f3 = types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1]
 _i1, _u1 = types.int64[::1], types.uint64[::1]
 _f8, _i8, _u8, _b1 = types.float64, types.int64, types.uint64, types.boolean
-
-
-@njit(types.void(_f1, _f1), cache=True, nogil=True, error_model="numpy")
-def normalise(log_weights: Array, weights: Array) -> None:
-    """Write weights that sum to one; at least one log-weight is finite."""
-    largest = -math.inf
-    for m in range(log_weights.shape[0]):
-        largest = max(largest, log_weights[m])
-    acc = 0.0
-    for m in range(log_weights.shape[0]):
-        weights[m] = math.exp(log_weights[m] - largest)
-        acc += weights[m]
-    for m in range(log_weights.shape[0]):
-        weights[m] /= acc
 
 
 @njit(
@@ -277,6 +275,11 @@ class ParticleState:
     log_weights: Array
     keys: KeyArray
 
+    @property
+    def capacity(self) -> int:
+        """Components that there is room for."""
+        return int(self.particles.shape[2])
+
     def moments(self) -> tuple[Array, Array]:
         """Posterior mean (k, n) and covariance (k, n, n)."""
         k, n_particles, n = self.particles.shape
@@ -288,7 +291,7 @@ class ParticleState:
 
 
 @dataclass(frozen=True, slots=True)
-class ParticleFilter:
+class ParticleFilter(FoldingFilter[ParticleState]):
     """Bootstrap particle filter: right for any posterior, given particles enough.
 
     It needs many: with a thousand in ten dimensions its means are off by half a posterior standard deviation.
@@ -318,6 +321,11 @@ class ParticleFilter:
                 f"threshold {self.threshold} (0 to 1)"
             )
 
+    @property
+    def n_members(self) -> int:
+        """Particles of each twin."""
+        return self.n_particles
+
     def init(
         self, mean: Array, covariance: Array, n_active: IntArray, time: Array, keys: KeyArray | None = None
     ) -> ParticleState:
@@ -331,22 +339,6 @@ class ParticleFilter:
         )
         read_only(*arrays)
         return ParticleState(*arrays)
-
-    def forecast(
-        self, state: ParticleState, system: System, time: Array, inputs: Array, keys: KeyArray | None = None
-    ) -> tuple[ParticleState, FoldInfo]:
-        """Propagate every twin to its own ``time`` (k,) under constant ``inputs`` (k, u)."""
-        names = np.zeros(len(time), dtype=np.uint64) if keys is None else keys
-        return self.fold(state, system, passing(time, inputs, state.particles.shape[2], names))
-
-    def assimilate(
-        self, state: ParticleState, system: System, operation: IntArray, operator: IntArray, target: IntArray,
-        value: Array, upper: Array, keys: KeyArray | None = None,
-    ) -> tuple[ParticleState, FoldInfo]:
-        """Condition every twin on one observation each, at its present time."""
-        names = np.zeros(len(value), dtype=np.uint64) if keys is None else keys
-        steps = observing(state.time, operation, operator, target, value, upper, state.particles.shape[2], names)
-        return self.fold(state, system, steps)
 
     def fold(
         self, state: ParticleState, system: System, steps: StepTable, *, record: bool = True
@@ -371,3 +363,20 @@ class ParticleFilter:
         )
         read_only(particles, log_weights, n_active, clock, keys)
         return ParticleState(clock, n_active, particles, log_weights, keys), info
+
+    def gather(self, parts: Sequence[TwinPosterior], capacity: int) -> ParticleState:
+        """One batch of twins that were apart."""
+        time, n_active, particles, keys = gather_members(parts, self.n_particles, capacity)
+        if any("log_weights" not in part.arrays for part in parts):
+            raise ModelError("particle filter: an ensemble has no weights; fold the twin anew")
+        log_weights = np.array([part.arrays["log_weights"] for part in parts]).reshape(len(parts), self.n_particles)
+        read_only(time, n_active, particles, log_weights, keys)
+        return ParticleState(time, n_active, particles, log_weights, keys)
+
+    def cut(self, state: ParticleState, twin: int) -> TwinPosterior:
+        """One twin of a batch on its own."""
+        arrays = {
+            "members": kept(state.particles[twin, :, : state.n_active[twin]]),
+            "log_weights": kept(state.log_weights[twin]),
+        }
+        return TwinPosterior(float(state.time[twin]), arrays, int(state.keys[twin]))

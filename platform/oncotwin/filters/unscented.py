@@ -9,30 +9,34 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 
-from oncotwin.domain.errors import ConfigurationError
+from oncotwin.domain.errors import ConfigurationError, ModelError
 from oncotwin.filters.base import (
     OBSERVE,
     PROPAGATE,
     PROPAGATE_MANY,
     Array,
     FoldInfo,
+    FoldingFilter,
     IntArray,
     KeyArray,
     StepStatus,
     System,
+    TwinPosterior,
     blank_info,
     check_shapes,
+    kept,
     read_only,
 )
 from oncotwin.filters.linear import factorise
 from oncotwin.filters.members import move, one_by_one
-from oncotwin.filters.steps import Operation, StepTable, observing, passing
+from oncotwin.filters.steps import Operation, StepTable
 from oncotwin.filters.truncated import truncated_moments
 
 _PREDICT = int(Operation.PREDICT)
@@ -276,13 +280,18 @@ class GaussianState:
     mean: Array
     covariance: Array
 
+    @property
+    def capacity(self) -> int:
+        """Components that there is room for."""
+        return int(self.mean.shape[1])
+
     def moments(self) -> tuple[Array, Array]:
         """Posterior mean (k, n) and covariance (k, n, n)."""
         return self.mean, self.covariance
 
 
 @dataclass(frozen=True, slots=True)
-class UnscentedFilter:
+class UnscentedFilter(FoldingFilter[GaussianState]):
     """Unscented Kalman filter with scaled sigma points; exact for linear-Gaussian systems.
 
     It fails where the posterior has several modes or is strongly skewed: it then keeps mean and covariance of one
@@ -307,6 +316,11 @@ class UnscentedFilter:
                 "leave them at their defaults"
             )
 
+    @property
+    def n_members(self) -> int:
+        """None."""
+        return 0
+
     def init(
         self, mean: Array, covariance: Array, n_active: IntArray, time: Array, keys: KeyArray | None = None
     ) -> GaussianState:
@@ -317,22 +331,6 @@ class UnscentedFilter:
         )
         read_only(*arrays)
         return GaussianState(*arrays)
-
-    def forecast(
-        self, state: GaussianState, system: System, time: Array, inputs: Array, keys: KeyArray | None = None
-    ) -> tuple[GaussianState, FoldInfo]:
-        """Propagate every twin to its own ``time`` (k,) under constant ``inputs`` (k, u)."""
-        names = np.zeros(len(time), dtype=np.uint64) if keys is None else keys
-        return self.fold(state, system, passing(time, inputs, state.mean.shape[1], names))
-
-    def assimilate(
-        self, state: GaussianState, system: System, operation: IntArray, operator: IntArray, target: IntArray,
-        value: Array, upper: Array, keys: KeyArray | None = None,
-    ) -> tuple[GaussianState, FoldInfo]:
-        """Condition every twin on one observation each, at its present time."""
-        names = np.zeros(len(value), dtype=np.uint64) if keys is None else keys
-        steps = observing(state.time, operation, operator, target, value, upper, state.mean.shape[1], names)
-        return self.fold(state, system, steps)
 
     def fold(
         self, state: GaussianState, system: System, steps: StepTable, *, record: bool = True
@@ -352,3 +350,22 @@ class UnscentedFilter:
         )
         read_only(mean, covariance, n_active, clock)
         return GaussianState(clock, n_active, mean, covariance), info
+
+    def gather(self, parts: Sequence[TwinPosterior], capacity: int) -> GaussianState:
+        """One batch of twins that were apart."""
+        k = len(parts)
+        mean, covariance, n_active = np.zeros((k, capacity)), np.zeros((k, capacity, capacity)), np.zeros(k, np.int64)
+        for i, part in enumerate(parts):
+            if "mean" not in part.arrays:
+                raise ModelError(f"unscented filter: twin {i} is followed by {sorted(part.arrays)}; fold it anew")
+            n = part.n_active
+            n_active[i], mean[i, :n], covariance[i, :n, :n] = n, part.arrays["mean"], part.arrays["covariance"]
+        time = np.array([part.time for part in parts])
+        read_only(time, n_active, mean, covariance)
+        return GaussianState(time, n_active, mean, covariance)
+
+    def cut(self, state: GaussianState, twin: int) -> TwinPosterior:
+        """One twin of a batch on its own."""
+        n = int(state.n_active[twin])
+        arrays = {"mean": kept(state.mean[twin, :n]), "covariance": kept(state.covariance[twin, :n, :n])}
+        return TwinPosterior(float(state.time[twin]), arrays)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,13 @@ from oncotwin.domain.bundle import ModelBundle
 from oncotwin.domain.errors import ModelError
 from oncotwin.domain.ids import TwinId, split_twin_id
 from oncotwin.domain.observation import Observation
-from oncotwin.filters.unscented import UnscentedFilter
+from oncotwin.filters.choice import make_filter
 from oncotwin.models.base import TumourModel
 from oncotwin.twin.discrepancy import Discrepancy
 from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import BoundModel, bind
 from oncotwin.twin.forecasting import predict_raw, quantiles
-from oncotwin.twin.origins import Origin, Progress, rolling_origins, silent
+from oncotwin.twin.origins import Origin, Progress, origins_by_batch, silent
 from oncotwin.twin.quantiles import COLUMNS, MEDIAN, Array
 from oncotwin.twin.scores import bootstrap_ratio, censored_probability, covered, log_crps, log_error
 from oncotwin.twin.timeline import Item, moment
@@ -99,11 +99,11 @@ def backtest_bundle(
         items_by_twin: each twin's items in force, in fold order (`journal.in_force`).
         bundle, version: priors and the name under which they are registered.
     """
-    parts = []
+    parts: list[ForecastTable] = []
     for model, items in owned_items(models, items_by_twin):
         if items:
-            [bound] = bind(version, bundle, [model], UnscentedFilter(), DriftSettings()).models
-            parts.append(_backtest(bound, items, version, progress))
+            [bound] = bind(version, bundle, [model], make_filter(bundle.filter), DriftSettings()).models
+            parts.extend(_backtest(bound, items, version, progress))
     if not parts:
         return _table([], [], np.zeros((0, len(COLUMNS))), np.zeros(0, dtype=np.int64), version)
     return ForecastTable(
@@ -113,12 +113,13 @@ def backtest_bundle(
 
 def _backtest(
     bound: BoundModel, items: Mapping[TwinId, Sequence[Item]], version: str, progress: Progress
-) -> ForecastTable:
-    origins = rolling_origins(bound, items, progress=progress)
-    raw = predict_raw(bound, origins, target_times(origins))
-    levels = quantiles(bound, Discrepancy.read(bound.calibration), raw)
+) -> Iterator[ForecastTable]:
+    layers = Discrepancy.read(bound.calibration)
+    for origins in origins_by_batch(bound, items, progress=progress):
+        raw = predict_raw(bound, origins, target_times(origins))
+        levels = quantiles(bound, layers, raw)
+        yield _table(origins, [bound.model.observables[i] for i in raw.operator], levels, raw.origin, version)
     progress("forecasting", 1.0)
-    return _table(origins, [bound.model.observables[i] for i in raw.operator], levels, raw.origin, version)
 
 
 def target_times(origins: Sequence[Origin]) -> list[list[float]]:

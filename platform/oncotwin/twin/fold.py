@@ -12,11 +12,10 @@ from oncotwin.domain.bundle import ModelBundle
 from oncotwin.domain.ids import EventKey
 from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Plan, Treatment
-from oncotwin.filters.base import Array, FoldInfo, System
-from oncotwin.filters.unscented import GaussianState, UnscentedFilter
+from oncotwin.filters.base import Array, Filter, FilterState, FoldInfo, System
 from oncotwin.models.base import TumourModel, component_names
 from oncotwin.twin.drift import Alert, DriftSettings, Innovation, watch
-from oncotwin.twin.journal import event_seed, fold_key
+from oncotwin.twin.journal import event_seed, fold_key, twin_seed
 from oncotwin.twin.state import PartState, TwinState
 from oncotwin.twin.timeline import Cursor, Item, Step, batch, days, plan_steps, therapy_after
 
@@ -32,7 +31,7 @@ class BoundModel:
     model: TumourModel
     hyper: Mapping[str, Any]
     calibration: Mapping[str, Any]
-    filter: UnscentedFilter
+    filter: Filter[Any]
     prior_mean: Array
     prior_covariance: Array
     constants: Array
@@ -56,7 +55,7 @@ class Binding:
 
 
 def bind(
-    version: str, bundle: ModelBundle, models: Sequence[TumourModel], chosen: UnscentedFilter, drift: DriftSettings
+    version: str, bundle: ModelBundle, models: Sequence[TumourModel], chosen: Filter[Any], drift: DriftSettings
 ) -> Binding:
     """Join models with a bundle's priors; a model that the bundle does not know keeps its literature prior."""
     bound = []
@@ -100,56 +99,58 @@ class Effects:
     alerts: tuple[Alert, ...] = ()
 
 
+_GAUSSIAN_BATCH, _MEMBERS_BATCH = 4_096, 2**18
+"""Twins folded together: so many with mean and covariance, or with so many members in all."""
+
+
+def batch_size(bound: BoundModel) -> int:
+    """How many twins to fold together, so that a batch takes some hundred megabytes at the most."""
+    n_members = bound.filter.n_members
+    return max(1, _MEMBERS_BATCH // n_members) if n_members else _GAUSSIAN_BATCH
+
+
 def run_parts(
-    bound: BoundModel, parts: Sequence[PartState | None], plans: Sequence[Sequence[Step]], *, record: bool = True
-) -> tuple[GaussianState, FoldInfo]:
+    bound: BoundModel, parts: Sequence[PartState | None], plans: Sequence[Sequence[Step]], *,
+    keys: Sequence[int] | None = None, record: bool = True,
+) -> tuple[FilterState, FoldInfo]:
     """Run planned steps of many twins through the filter; a part that is None starts from the prior at its first step.
 
+    Args:
+        keys: (k,) names to the random generator of the twins that start here (`twin_seed`); 0, 1, 2 ... by default.
     Returns:
         The filter's state of all twins and one row of diagnostics a step, twin after twin.
     """
     model = bound.model
     n_shared, n_per_target = len(model.shared), len(model.per_target)
+    k = len(parts)
+    fresh = [i for i, part in enumerate(parts) if part is None]
     capacity = n_shared
-    for part, plan in zip(parts, plans, strict=True):
-        if part is not None:
-            capacity = max(capacity, part.arrays["mean"].shape[0])
+    posteriors = [None if part is None else part.posterior for part in parts]
+    if fresh:
+        begun = bound.filter.init(
+            np.tile(bound.prior_mean, (len(fresh), 1)), np.tile(bound.prior_covariance, (len(fresh), 1, 1)),
+            np.full(len(fresh), n_shared, dtype=np.int64),
+            np.array([plans[i][0].time if plans[i] else 0.0 for i in fresh]),
+            np.array(fresh if keys is None else [keys[i] for i in fresh], dtype=np.uint64),
+        )
+        for row, i in enumerate(fresh):
+            posteriors[i] = bound.filter.cut(begun, row)
+    gathered = [posterior for posterior in posteriors if posterior is not None]
+    for posterior, plan in zip(gathered, plans, strict=True):
+        capacity = max(capacity, posterior.n_active)
         for step in plan:
             for reset in step.resets:
                 capacity = max(capacity, reset.component + 1)
-    k = len(parts)
-    mean, covariance = np.zeros((k, capacity)), np.zeros((k, capacity, capacity))
-    n_active, time = np.zeros(k, dtype=np.int64), np.zeros(k)
-    for i, (part, plan) in enumerate(zip(parts, plans, strict=True)):
-        if part is None:
-            n = n_shared
-            mean[i, :n], covariance[i, :n, :n] = bound.prior_mean, bound.prior_covariance
-            time[i] = plan[0].time if plan else 0.0
-        else:
-            n = part.arrays["mean"].shape[0]
-            mean[i, :n], covariance[i, :n, :n] = part.arrays["mean"], part.arrays["covariance"]
-            time[i] = part.time
-        n_active[i] = n
     n_targets = (capacity - n_shared) // n_per_target if n_per_target else 0
     system = System(
         propagate=model.propagate,
         observe=model.observe,
         constants=np.tile(bound.constants, (k, 1)),
         process_variance=np.tile(model.process_variance(bound.hyper, n_targets), (k, 1)),
+        propagate_many=getattr(model, "propagate_many", None),
     )
-    state = bound.filter.init(mean, covariance, n_active, time)
+    state = bound.filter.gather(gathered, capacity)
     return bound.filter.fold(state, system, batch(plans, model.n_inputs, capacity), record=record)
-
-
-def _part(state: GaussianState, index: int, cursor: Cursor) -> PartState:
-    """One twin's slice of a batch, trimmed to its active components."""
-    n = int(state.n_active[index])
-    mean = state.mean[index, :n].copy()
-    covariance = np.ascontiguousarray(state.covariance[index, :n, :n])
-    if covariance.base is not None:
-        covariance = covariance.copy()
-    mean.flags.writeable = covariance.flags.writeable = False
-    return PartState(cursor, float(state.time[index]), {"mean": mean, "covariance": covariance})
 
 
 def _base_after(base: Cursor, items: Sequence[Item]) -> Cursor:
@@ -189,24 +190,26 @@ def advance(
             if name in parts[i]
             or any(isinstance(item, Observation) and owners.get(item.observable) is bound for item in batches[i])
         ]
-        if not concerned:
-            continue
-        plans: list[list[Step]] = []
-        cursors: list[Cursor] = []
-        for i in concerned:
-            known = parts[i].get(name)
-            steps, cursor = plan_steps(
-                bound.model, bound.hyper, states[i].base if known is None else known.cursor, batches[i], seeds[i]
+        size = batch_size(bound)
+        for group in (concerned[begin : begin + size] for begin in range(0, len(concerned), size)):
+            plans: list[list[Step]] = []
+            cursors: list[Cursor] = []
+            for i in group:
+                known = parts[i].get(name)
+                steps, cursor = plan_steps(
+                    bound.model, bound.hyper, states[i].base if known is None else known.cursor, batches[i], seeds[i]
+                )
+                plans.append(steps)
+                cursors.append(cursor)
+            result, info = run_parts(
+                bound, [parts[i].get(name) for i in group], plans, keys=[twin_seed(states[i].twin_id) for i in group]
             )
-            plans.append(steps)
-            cursors.append(cursor)
-        result, info = run_parts(bound, [parts[i].get(name) for i in concerned], plans)
-        offset = 0
-        for row, i in enumerate(concerned):
-            if cursors[row].started:
-                parts[i][name] = _part(result, row, cursors[row])
-            estimates[i].extend(_estimates(bound, cursors[row], batches[i], plans[row], info, offset))
-            offset += len(plans[row])
+            offset = 0
+            for row, i in enumerate(group):
+                if cursors[row].started:
+                    parts[i][name] = PartState(cursors[row], bound.filter.cut(result, row))
+                estimates[i].extend(_estimates(bound, cursors[row], batches[i], plans[row], info, offset))
+                offset += len(plans[row])
     return [
         _finish(binding, state, items, part, estimate)
         for state, items, part, estimate in zip(states, batches, parts, estimates, strict=True)

@@ -16,7 +16,7 @@ from oncotwin.domain.errors import ModelError
 from oncotwin.filters.steps import Operation
 from oncotwin.models.base import TumourModel
 from oncotwin.twin.discrepancy import Discrepancy
-from oncotwin.twin.fold import BoundModel, run_parts
+from oncotwin.twin.fold import BoundModel, batch_size, run_parts
 from oncotwin.twin.history import (
     OTHER_FEATURES,
     PHASE_FEATURES,
@@ -32,9 +32,6 @@ from oncotwin.twin.timeline import Item, forecast_steps
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-CHUNK = 4_096
-"""Origins predicted at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +73,11 @@ def predict_raw(bound: BoundModel, origins: Sequence[Origin], times: Sequence[Se
         times: of each origin, none before its own time.
     """
     means, variances = [], []
-    for begin in range(0, len(origins), CHUNK):
-        chosen = origins[begin : begin + CHUNK]
+    size = batch_size(bound)
+    for begin in range(0, len(origins), size):
+        chosen = origins[begin : begin + size]
         plans = []
-        for origin, wanted in zip(chosen, times[begin : begin + CHUNK], strict=True):
+        for origin, wanted in zip(chosen, times[begin : begin + size], strict=True):
             cursor = origin.part.cursor
             slot = cursor.targets.index(origin.target) if bound.model.observables[origin.operator].per_target else 0
             plans.append(forecast_steps(bound.model, bound.hyper, cursor, [(t, origin.operator, slot) for t in wanted]))

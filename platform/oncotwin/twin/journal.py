@@ -36,6 +36,11 @@ def event_seed(twin_id: TwinId, key: EventKey) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
 
+def twin_seed(twin_id: TwinId) -> int:
+    """64-bit name of a twin to the random generator, the same in every replay."""
+    return event_seed(twin_id, ("", ""))
+
+
 def decode(row: JournalEntry) -> Accepted:
     """A journal row as the item that it was validated to; the gate's rules of time and source were kept then.
 

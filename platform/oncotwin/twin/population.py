@@ -8,26 +8,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from oncotwin.domain.bundle import ModelBundle, ModelPrior
+from oncotwin.domain.bundle import FilterChoice, ModelBundle, ModelPrior
 from oncotwin.domain.errors import OncotwinError
 from oncotwin.domain.ids import TwinId
 from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Treatment
-from oncotwin.filters.base import FoldInfo
+from oncotwin.filters.base import Filter, FoldInfo
+from oncotwin.filters.choice import make_filter
 from oncotwin.filters.steps import Operation
 from oncotwin.filters.unscented import UnscentedFilter
 from oncotwin.models.base import TumourModel
 from oncotwin.models.learning import FreeParameter, LearnedComponent, Path, RegimenEffects, at, replaced
 from oncotwin.models.therapy import Therapy
-from oncotwin.twin.backtest import owned_items, target_times
+from oncotwin.twin.backtest import owned_items
 from oncotwin.twin.boosting import Growth
-from oncotwin.twin.discrepancy import Training, learn
 from oncotwin.twin.fold import BoundModel, run_parts
-from oncotwin.twin.forecasting import predict_raw
 from oncotwin.twin.journal import fold_key
-from oncotwin.twin.origins import Progress, rolling_origins, silent
+from oncotwin.twin.layers import learn_layers
+from oncotwin.twin.origins import Progress, silent
 from oncotwin.twin.scores import fold_of
 from oncotwin.twin.timeline import Cursor, Item, Step, days, plan_steps, therapy_after
 
@@ -60,10 +58,10 @@ _REGIMEN_PATIENTS = 5.0
 """Regimens are shrunk towards the prior of all as if that had this many patients."""
 
 
-def bind_hyper(model: TumourModel, hyper: Mapping[str, Any]) -> BoundModel:
-    """A model with hyperparameters that are not registered yet."""
+def bind_hyper(model: TumourModel, hyper: Mapping[str, Any], chosen: Filter[Any] | None = None) -> BoundModel:
+    """A model with hyperparameters that are not registered yet; the unscented filter where none is given."""
     mean, covariance = model.prior(hyper)
-    return BoundModel(model, hyper, {}, UnscentedFilter(), mean, covariance, model.constants(hyper))
+    return BoundModel(model, hyper, {}, chosen or UnscentedFilter(), mean, covariance, model.constants(hyper))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,11 +274,15 @@ def search_free(
 
 def calibrate(
     model: TumourModel, items_by_twin: Mapping[TwinId, Sequence[Item]], *, effort: Effort | None = None,
-    progress: Progress = silent,
+    progress: Progress = silent, chosen: Filter[Any] | None = None,
 ) -> ModelPrior:
     """Learn one model's population prior, noise, drift and forecast layer from its twins.
 
+    The prior is learned by the likelihood of the unscented filter, which is exact enough and has no Monte Carlo noise
+    to search through; the forecast layer from the predictions of the filter that the twins will be followed by.
+
     Args:
+        chosen: that filter; the unscented one where not given.
         items_by_twin: each twin's items in fold order, observations of this model's observables only.
     Raises:
         CalibrationError: no series has two evaluable observations at different times.
@@ -310,57 +312,36 @@ def calibrate(
         if done < effort.sweeps:
             hyper = search_free(model, hyper, judged, sweeps=1, finer=done, progress=progress)
         progress("learning priors", (done + 1) / effort.rounds)
-    calibration = learn_layers(model, hyper, {name: items_by_twin[name] for name in names}, effort.growth, progress)
+    bound = bind_hyper(model, hyper, chosen)
+    calibration = learn_layers(bound, {name: items_by_twin[name] for name in names}, effort.growth, progress)
     return ModelPrior(model.name, hyper, calibration, fingerprint(items_by_twin))
-
-
-def learn_layers(
-    model: TumourModel, hyper: Mapping[str, Any], items_by_twin: Mapping[TwinId, Sequence[Item]],
-    growth: Growth | None, progress: Progress = silent,
-) -> dict[str, Any]:
-    """The learned layer of each observable (`ModelPrior.forecast_calibration`), from rolling origins of all twins."""
-    bound = bind_hyper(model, hyper)
-    origins = rolling_origins(bound, items_by_twin, progress=progress)
-    raw = predict_raw(bound, origins, target_times(origins))
-    outcome = np.array([o.series.level[j] for o in origins for j in o.targets], dtype=np.float64)
-    censored = np.array([o.series.kind[j] != "none" for o in origins for j in o.targets], dtype=np.bool_)
-    patient = np.array([o.twin_id for o in origins], dtype=np.str_)[raw.origin]
-    layers = {}
-    for operator, observable in enumerate(model.observables):
-        rows = raw.operator == operator
-        if not rows.any():
-            continue
-        training = Training(
-            raw.features[rows], raw.mean[rows], raw.variance[rows], raw.last[rows], raw.regimen[rows], outcome[rows],
-            censored[rows], patient[rows],
-        )
-        lowest = model.transform(observable.name, observable.floor)
-        layers[observable.name] = learn(training, lowest=lowest, growth=growth, progress=progress).to_dict()
-    return {"observables": layers}
 
 
 def calibrate_bundle(
     items_by_twin: Mapping[TwinId, Sequence[Item]], models: Sequence[TumourModel], *, effort: Effort | None = None,
-    progress: Progress = silent,
+    progress: Progress = silent, choice: FilterChoice | None = None,
 ) -> ModelBundle:
     """Calibrate each model whose observables occur in the data.
 
     Args:
         items_by_twin: each twin's items in force, in fold order (`journal.in_force`).
+        choice: the filter that is to follow the twins of this version.
     Raises:
         CalibrationError: none of the models finds a series with two observations.
     """
+    choice = choice or FilterChoice()
+    chosen = make_filter(choice)
     priors: dict[str, ModelPrior] = {}
     too_little: list[CalibrationError] = []
     for model, items in owned_items(models, items_by_twin):
         if not items:
             continue
         try:
-            priors[model.name] = calibrate(model, items, effort=effort, progress=progress)
+            priors[model.name] = calibrate(model, items, effort=effort, progress=progress, chosen=chosen)
         except CalibrationError as error:
             too_little.append(error)
     if priors:
-        return ModelBundle(priors)
+        return ModelBundle(priors, choice)
     if too_little:
         raise too_little[0]
     known = sorted({observable.name for model in models for observable in model.observables})

@@ -52,8 +52,8 @@ def components(binding: Binding, state: TwinState) -> dict[str, dict[str, dict[s
         if part is None:
             continue
         names = component_names(bound.model, part.cursor.targets)
-        mean = part.arrays["mean"]
-        sd = np.sqrt(np.maximum(np.diagonal(part.arrays["covariance"]), 0.0))
+        mean, covariance = part.moments()
+        sd = np.sqrt(np.maximum(np.diagonal(covariance), 0.0))
         found[bound.model.name] = {
             name: {
                 "mean": float(m), "sd": float(s), "q05": float(m - Z90 * s), "q50": float(m), "q95": float(m + Z90 * s)

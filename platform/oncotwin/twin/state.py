@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from oncotwin.domain.errors import StoreError
 from oncotwin.domain.treatment import PlannedItem
+from oncotwin.filters.base import TwinPosterior
+from oncotwin.filters.members import posterior_moments
 from oncotwin.models.therapy import Agent, Therapy
 from oncotwin.twin.drift import DriftState
 from oncotwin.twin.journal import FoldKey
@@ -22,8 +24,12 @@ from oncotwin.twin.timeline import Cursor
 
 Array = NDArray[np.float64]
 
-FORMAT = 1
-"""Version of the canonical bytes; a later release reads the earlier ones."""
+FORMAT = 2
+"""Newest version of the canonical bytes; a later release reads the earlier ones.
+
+A state is written in the oldest version that can hold it, so that its digest outlives releases: 1 where all its parts
+are means and covariances, 2 where a part has members, with the ``key`` and ``n_conditioned`` that they need.
+"""
 
 _MAGIC = b"OTWN"
 
@@ -34,15 +40,20 @@ class PartState:
 
     Attributes:
         cursor: therapy, plan and targets as this model has met them.
-        time: days since 1970-01-01 of the filter's state.
-        arrays: the filter's arrays for this twin, trimmed to its active components: ``mean`` (n,) and ``covariance``
-            (n, n) for the unscented filter, ``members`` (n_members, n) for the ensemble filter, and also
-            ``log_weights`` (n_members,) for the particle filter. Read-only.
+        posterior: the filter's.
     """
 
     cursor: Cursor
-    time: float
-    arrays: Mapping[str, Array]
+    posterior: TwinPosterior
+
+    @property
+    def time(self) -> float:
+        """Days since 1970-01-01 of the filter's state."""
+        return self.posterior.time
+
+    def moments(self) -> tuple[Array, Array]:
+        """Posterior mean (n,) and covariance (n, n), whatever filter follows the twin."""
+        return posterior_moments(self.posterior)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +140,17 @@ def to_bytes(state: TwinState) -> bytes:
     """
     arrays: list[Array] = []
     parts = {}
+    written = 1
     for name in sorted(state.parts):
-        part = state.parts[name]
+        part, posterior = state.parts[name], state.parts[name].posterior
         shapes = {}
-        for key in sorted(part.arrays):
-            shapes[key] = list(part.arrays[key].shape)
-            arrays.append(part.arrays[key])
+        for key in sorted(posterior.arrays):
+            shapes[key] = list(posterior.arrays[key].shape)
+            arrays.append(posterior.arrays[key])
         parts[name] = {"cursor": _cursor_out(part.cursor), "time": part.time, "arrays": shapes}
+        if "members" in shapes:
+            written = 2
+            parts[name] |= {"key": posterior.key, "n_conditioned": posterior.n_conditioned}
     header = {
         "twin": state.twin_id,
         "model_version": state.model_version,
@@ -149,7 +164,7 @@ def to_bytes(state: TwinState) -> bytes:
     }
     text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)
     body = b"".join(np.ascontiguousarray(array, dtype="<f8").tobytes() for array in arrays)
-    return _MAGIC + bytes([FORMAT]) + len(text).to_bytes(4, "little") + text + body
+    return _MAGIC + bytes([written]) + len(text).to_bytes(4, "little") + text + body
 
 
 def from_bytes(data: bytes) -> TwinState:
@@ -177,7 +192,10 @@ def from_bytes(data: bytes) -> TwinState:
                 array.flags.writeable = False
                 arrays[key] = array
                 offset += 8 * count
-            parts[name] = PartState(_cursor_in(content["cursor"]), content["time"], arrays)
+            posterior = TwinPosterior(
+                content["time"], arrays, content.get("key", 0), content.get("n_conditioned", 0)
+            )
+            parts[name] = PartState(_cursor_in(content["cursor"]), posterior)
         if offset != len(data):
             raise ValueError(f"{len(data) - offset} bytes left over")
         last = header["last"]

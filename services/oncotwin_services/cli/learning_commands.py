@@ -14,6 +14,7 @@ import numpy as np
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.amendment import Accepted, Rejection
+from oncotwin.domain.bundle import FILTERS
 from oncotwin.domain.policy import Policy
 from oncotwin.domain.validation import admit
 from oncotwin.twin.journal import in_force
@@ -67,15 +68,25 @@ def staged(description: str) -> Iterator[Any]:
 
 @click.command()
 @click.argument("events", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--filter", "chosen", type=click.Choice(FILTERS), help="Filter that follows the version's twins.")
+@click.option("--members", type=int, help="Members of an ensemble, or particles; the filter's own number by default.")
 @command_options
-def calibrate(events: Path, settings: Settings, as_json: bool) -> int:
+def calibrate(events: Path, chosen: str | None, members: int | None, settings: Settings, as_json: bool) -> int:
     """Learn the population prior of every model that EVENTS (JSON lines) speak of, by empirical Bayes.
+
+    --filter says which filter is to follow the twins of this version (docs/models/filters.md: which when, at what
+    cost); without it the settings `filter` and `members` count.
 
     The new version is registered in MLflow under the alias `challenger`; models that the events do not speak of keep
     the champion's priors. `oncotwin promote VERSION` makes it the champion.
     """
     from oncotwin_flows.calibrate import calibrate_and_register
 
+    if chosen is not None:
+        settings = settings.model_copy(update={"filter": chosen, "members": members})
+    elif members is not None:
+        settings = settings.model_copy(update={"members": members})
+    wiring.filter_choice(settings)
     items = read_items(settings, events)
     with staged("calibrating") as report:
         result = calibrate_and_register(settings, items, report)

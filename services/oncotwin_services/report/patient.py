@@ -20,6 +20,7 @@ from oncotwin.ports.twin_store import AlertRow
 from oncotwin.twin.drift import Alert
 from oncotwin.twin.fold import Binding, BoundModel, run_parts
 from oncotwin.twin.forecasting import forecast
+from oncotwin.twin.journal import event_seed, twin_seed
 from oncotwin.twin.quantiles import LEVELS
 from oncotwin.twin.replay import Belief
 from oncotwin.twin.state import digest, to_bytes
@@ -140,15 +141,16 @@ def _series(bound: BoundModel, belief: Belief, observable: str, target: str) -> 
 def _plan(bound: BoundModel, belief: Belief, observable: str, target: str) -> tuple[list[Step], int, int]:
     """All steps of a twin under one model, and the operator and slot of a series."""
     items = belief.items
-    steps, cursor = plan_steps(bound.model, bound.hyper, Cursor(), items, [0] * len(items))
+    seeds = [event_seed(belief.state.twin_id, item.header.key) for item in items]
+    steps, cursor = plan_steps(bound.model, bound.hyper, Cursor(), items, seeds)
     operator = [o.name for o in bound.model.observables].index(observable)
     slot = cursor.targets.index(target) if bound.model.observables[operator].per_target else 0
     return steps, operator, slot
 
 
-def _predicted(bound: BoundModel, steps: list[Step]) -> _Path:
+def _predicted(bound: BoundModel, belief: Belief, steps: list[Step]) -> _Path:
     """Run steps from the prior and keep the predictions."""
-    _, info = run_parts(bound, [None], [steps], record=False)
+    _, info = run_parts(bound, [None], [steps], keys=[twin_seed(belief.state.twin_id)], record=False)
     asked = np.array([step.operation == Operation.PREDICT for step in steps], dtype=np.bool_)
     asked &= np.isfinite(info.predicted_mean) & np.isfinite(info.predicted_variance)
     time = np.array([step.time for step in steps])[asked]
@@ -178,7 +180,7 @@ def _filtered(bound: BoundModel, belief: Belief, observable: str, target: str) -
         started = started or _of_series(step, operator, slot)
         if started and step.operation != Operation.RESET:
             steps.append(Step(step.time, Operation.PREDICT, step.inputs, operator, slot))
-    return _predicted(bound, steps)
+    return _predicted(bound, belief, steps)
 
 
 def _expected(bound: BoundModel, belief: Belief, observable: str, target: str) -> _Path:
@@ -189,7 +191,7 @@ def _expected(bound: BoundModel, belief: Belief, observable: str, target: str) -
         if _of_series(step, operator, slot):
             steps.append(replace(step, operation=Operation.PREDICT))
         steps.append(step)
-    return _predicted(bound, steps)
+    return _predicted(bound, belief, steps)
 
 
 def _prior(bound: BoundModel, belief: Belief, observable: str, target: str) -> _Path:
@@ -203,7 +205,7 @@ def _prior(bound: BoundModel, belief: Belief, observable: str, target: str) -> _
         )
         for step in planned
     ]
-    return _predicted(bound, steps)
+    return _predicted(bound, belief, steps)
 
 
 def _points(belief: Belief, observable: str, target: str) -> tuple[ObservedPoint, ...]:
@@ -260,9 +262,10 @@ def _parameters(binding: Binding, belief: Belief) -> list[ParameterLine]:
         part = belief.state.parts.get(bound.model.name)
         if part is None:
             continue
+        means, covariance = part.moments()
         for i, name in enumerate(component_names(bound.model, ())):
             centre, spread = float(bound.prior_mean[i]), float(np.sqrt(bound.prior_covariance[i, i]))
-            mean, sd = float(part.arrays["mean"][i]), float(np.sqrt(max(part.arrays["covariance"][i, i], 0.0)))
+            mean, sd = float(means[i]), float(np.sqrt(max(covariance[i, i], 0.0)))
             lines.append(
                 ParameterLine(
                     name.replace("_", " "), (centre - z * spread, centre, centre + z * spread),

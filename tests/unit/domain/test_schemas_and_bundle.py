@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.unit.domain.example_events import DOCUMENT, examples
 
-from oncotwin.domain.bundle import ModelBundle, ModelPrior
+from oncotwin.domain.bundle import FilterChoice, ModelBundle, ModelPrior
 from oncotwin.domain.errors import EventError, ModelError
 from oncotwin.domain.ids import split_twin_id, twin_id
 from oncotwin.domain.payloads import PAYLOADS
@@ -33,12 +33,28 @@ def test_the_document_has_every_kind_observable_and_code() -> None:
     assert all(code in text for code in BY_LOINC)
 
 
-def test_a_bundle_survives_its_json() -> None:
-    bundle = ModelBundle({"m": ModelPrior("m", {"mean": [1.0, 2.0]}, {"scale": 1.1}, "ab")})
+@pytest.mark.parametrize("chosen", [FilterChoice(), FilterChoice("particle", {"n_particles": 500, "jitter": 0.5})])
+def test_a_bundle_survives_its_json(chosen: FilterChoice) -> None:
+    bundle = ModelBundle({"m": ModelPrior("m", {"mean": [1.0, 2.0]}, {"scale": 1.1}, "ab")}, chosen)
     assert ModelBundle.from_json(bundle.to_json()) == bundle
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2, "models": {}}', '{"format": 1, "models": [1]}'])
+def test_a_bundle_of_the_first_release_follows_the_default_filter() -> None:
+    """It says nothing of a filter, and a bundle that keeps the default still reads so to that release."""
+    text = (
+        '{"format": 1, "models": {"m": {"fingerprint": "ab", "forecast_calibration": {"scale": 1.1}, '
+        '"hyperparameters": {"mean": [1.0, 2.0]}, "model": "m"}}}'
+    )
+    bundle = ModelBundle.from_json(text)
+    assert bundle.filter == FilterChoice("unscented")
+    assert bundle.to_json() == text
+    assert '"format": 2' in ModelBundle(bundle.models, FilterChoice("ensemble", {"n_members": 64})).to_json()
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "{}", '{"format": 3, "models": {}}', '{"format": 2, "models": {}}',
+    '{"format": 2, "models": {}, "filter": 1}', '{"format": 1, "models": [1]}',
+])
 def test_what_is_no_bundle_is_refused(text: str) -> None:
     with pytest.raises(ModelError):
         ModelBundle.from_json(text)
