@@ -32,7 +32,7 @@ def conflict(key: EventKey, event: Event) -> Rejection:
     source, event_id = key
     return Rejection(
         "conflicting_duplicate",
-        f"{event.type} {event_id}: source {source} has sent this id before with other content",
+        f"{event.kind} {event_id}: source {source} has sent this id before with other content",
         "id",
         "send it under a new id, or send a record.corrected that supersedes the first",
         encode_line(event), key, event.subject,

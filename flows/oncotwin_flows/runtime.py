@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 # Prefect reads its settings when it is imported, so these stand before the import.
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+# What fails is raised to the caller, who says it once; Prefect would print its trace for the task and for the flow.
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # A busy small machine needs longer than the default 20 s.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

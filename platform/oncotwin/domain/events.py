@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from oncotwin.domain import canonical, strict_json
 from oncotwin.domain.envelope import Event
 from oncotwin.domain.errors import EventError
+from oncotwin.domain.ids import PSEUDONYMS
 from oncotwin.domain.payloads import read_payload
 from oncotwin.domain.upcast import upcast
 
@@ -183,12 +184,14 @@ def _as_json_types(content: dict[str, Any]) -> dict[str, Any]:
 def _explained(error: ValidationError, prefix: str) -> EventError:
     """Turn the first of pydantic's complaints into ours, with the path of the value concerned."""
     first = error.errors(include_url=False, include_input=False)[0]
-    path = ".".join(str(part) for part in ((prefix,) if prefix else ()) + first["loc"])
+    # An event as a whole is refused for nothing but its time, which is read together with its precision.
+    place = first["loc"] or (("time",) if first["type"] == "value_error" else ())
+    path = ".".join(str(part) for part in ((prefix,) if prefix else ()) + place)
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, ValidationError):
         return _explained(inner, path)
     code, remedy = _REMEDIES.get(first["type"], ("bad_shape", "send what the schema asks for, see docs/schemas"))
-    if code == "bad_shape" and first["loc"] and first["loc"][0] == "subject":
-        code = "bad_subject"
+    if code == "bad_shape" and path == "subject":
+        return EventError("bad_subject", "subject is not '<institution>/<patient>'", path, PSEUDONYMS)
     said = str(inner) if inner is not None else first["msg"]
     return EventError(code, f"{path or 'event'}: {said[:1].lower()}{said[1:]}", path, remedy)

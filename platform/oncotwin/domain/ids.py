@@ -18,6 +18,9 @@ EventKey = tuple[str, str]
 NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
 """Characters of an institution or a patient pseudonym; "." and ".." are refused on top of it."""
 
+PSEUDONYMS = "use two pseudonyms of 1 to 64 of the characters A-Z a-z 0-9 . _ - with one slash between"
+"""What to do about a subject that is none."""
+
 TWIN_ID_PATTERN = rf"^{NAME_PATTERN}/{NAME_PATTERN}$"
 
 _NAME = re.compile(NAME_PATTERN)
@@ -58,6 +61,6 @@ def split_twin_id(text: TwinId) -> tuple[str, str]:
             "bad_subject",
             f"subject {text!r} is not '<institution>/<patient>'",
             "subject",
-            "use two pseudonyms of 1 to 64 of the characters A-Z a-z 0-9 . _ - with one slash between",
+            PSEUDONYMS,
         )
     return institution, patient

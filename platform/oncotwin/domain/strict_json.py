@@ -19,6 +19,9 @@ MAX_BYTES = 64 * 1024
 MAX_DEPTH = 16
 """Deepest nesting; the deepest event of the catalogue has 6."""
 
+_SKIM_BYTES = 16 * MAX_BYTES
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _FORBIDDEN_CATEGORIES = frozenset(("Cc", "Cs", "Zl", "Zp"))
@@ -64,6 +67,8 @@ def loads(raw: bytes) -> Any:
         )
     if not raw or raw.isspace():
         raise EventError("empty_value", "the event has an empty value", "", "send the content; to retract, correct")
+    if raw.startswith(_BYTE_ORDER_MARK):
+        raise EventError("not_json", "a byte order mark stands before the JSON", "", "write UTF-8 without it")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -72,11 +77,51 @@ def loads(raw: bytes) -> Any:
         _check_depth(text)
     try:
         value = _DECODER.decode(text)
+    except EventError as error:
+        if error.reason_code != "not_finite":
+            raise
+        raise EventError(error.reason_code, error.reason, _place_of_not_finite(skim(raw)), error.remedy) from None
     except (ValueError, RecursionError) as error:
         raise EventError("not_json", f"not JSON: {error}", "", "send one JSON object") from None
     if "\\" in text or not text.isascii():
         _check_strings(value, "")
     return value
+
+
+def skim(raw: bytes) -> Any:
+    """Parse what `loads` refuses as far as it can be read, to say whose it is and where it is wrong.
+
+    Args:
+        raw: any bytes.
+    Returns:
+        The parsed value, with numbers that may not be finite and the last of doubled keys; None where nothing can
+        be read, or it is so large that reading it would be a burden.
+    """
+    if len(raw) > _SKIM_BYTES:
+        return None
+    try:
+        text = raw.decode("utf-8-sig")
+        _check_depth(text)
+        return json.loads(text)
+    except (ValueError, RecursionError, EventError):
+        return None
+
+
+def _place_of_not_finite(value: Any) -> str:
+    """Return the path of the first number that is not finite, "" where there is none."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, float) and not math.isfinite(item):
+                return str(key)
+            if inner := _place_of_not_finite(item):
+                return f"{key}{inner}" if inner.startswith("[") else f"{key}.{inner}"
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, float) and not math.isfinite(item):
+                return f"[{index}]"
+            if inner := _place_of_not_finite(item):
+                return f"[{index}]{inner}" if inner.startswith("[") else f"[{index}].{inner}"
+    return ""
 
 
 def _check_depth(text: str) -> None:

@@ -19,7 +19,7 @@ from oncotwin.domain.ids import EventKey, split_twin_id
 from oncotwin.domain.judgement import JUDGES, ZONES, check_time
 from oncotwin.domain.observation import ArrayReference
 from oncotwin.domain.policy import Policy
-from oncotwin.domain.strict_json import loads
+from oncotwin.domain.strict_json import check_string, skim
 
 __all__ = ["Policy", "admit", "institution_of", "validate"]
 
@@ -155,15 +155,22 @@ def _is_below(reference: str, store: str) -> bool:
 
 def _identity(raw: bytes) -> tuple[EventKey | None, str | None]:
     """Return what can be read of (source, id) and subject in bytes that are no good event."""
-    try:
-        content = loads(raw)
-    except EventError:
-        return None, None
+    content = skim(raw)
     if not isinstance(content, dict):
         return None, None
-    source, identifier, subject = (content.get(name) for name in ("source", "id", "subject"))
-    key = (source, identifier) if isinstance(source, str) and isinstance(identifier, str) else None
-    return key, subject if isinstance(subject, str) else None
+    source, identifier, subject = (_readable(content.get(name)) for name in ("source", "id", "subject"))
+    return None if source is None or identifier is None else (source, identifier), subject
+
+
+def _readable(value: Any) -> str | None:
+    """Return a text that can be stored and shown as it is, else None."""
+    if not isinstance(value, str):
+        return None
+    try:
+        check_string(value, "")
+    except EventError:
+        return None
+    return value
 
 
 def _rejected(error: EventError, what: str, raw: bytes, key: EventKey | None, subject: str | None) -> Rejection:

@@ -37,7 +37,7 @@ def convert(table: str, path: Path, settings: Settings, as_json: bool) -> int:
     def report(problem: RowProblem) -> None:
         nonlocal problems
         problems += 1
-        stderr.print(f"left out: {problem}", highlight=False)
+        stderr.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)
 
     n = 0
     with progress(f"converting {path.name}", None) as advance:
@@ -108,6 +108,8 @@ def rejected(
     Mend: `oncotwin rejected --raw > bad.jsonl`, edit, `oncotwin rejected --resubmit --file bad.jsonl`. Where a setting
     was wrong (a source, an array store), plain `--resubmit` sends the kept bytes again.
     """
+    if mended is not None and not resubmit:
+        raise click.UsageError("--file goes with --resubmit: oncotwin rejected --resubmit --file MENDED.jsonl")
     from oncotwin_flows.resubmit import resubmit_letters
 
     store = wiring.open_store(settings)

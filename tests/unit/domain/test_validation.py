@@ -139,6 +139,27 @@ def test_bytes_that_are_no_event_keep_what_can_be_read_of_them() -> None:
     assert (nothing.key, nothing.twin_id, nothing.raw) == (None, None, b"\x00")
 
 
+@pytest.mark.parametrize("spoilt", [b"NaN", b"1e999", b'"' + b"x" * 70_000 + b'"', b'1, "value": 2'])
+def test_bytes_refused_as_they_stand_still_say_whose_they_are(spoilt: bytes) -> None:
+    _, item = admit(line(LESION).replace(b'"value": 33', b'"value": ' + spoilt), (), policy())
+    assert isinstance(item, Rejection)
+    assert item.key == (example(LESION)["source"], example(LESION)["id"])
+    assert item.twin_id == example(LESION)["subject"]
+    assert item.reason.startswith(f"event {example(LESION)['id']}: ")
+
+
+def test_a_name_that_cannot_be_stored_is_not_read_from_bad_bytes() -> None:
+    _, item = admit(line(LESION, id="a\u0000b"), (), policy())
+    assert isinstance(item, Rejection)
+    assert (item.reason_code, item.key) == ("bad_character", None)
+
+
+def test_a_subject_that_is_none_is_told_what_one_is() -> None:
+    item = rejected(LESION, subject="FIR/a b")
+    assert item.reason_code == "bad_subject"
+    assert "<institution>/<patient>" in item.reason and "A-Z a-z 0-9" in item.remedy
+
+
 def test_a_registered_source_speaks_for_its_institution_only() -> None:
     event = parse_event(line(LESION, source="urn:pacs-7"))
     assert isinstance(validate(event, policy()), Observation)
@@ -177,6 +198,39 @@ def test_a_lesion_is_measured_or_censored(
     item = observed(LESION, data=data)
     assert (item.censoring, item.value, item.limit) == (censoring, value, limit)
     assert item.target == "target-1"
+
+
+@pytest.mark.parametrize(
+    ("data", "censoring", "value", "limit"),
+    [
+        ({"value": 9.7, "unit": "cm"}, "none", 97.0, None),
+        ({"value": 0}, "left", None, 2.0),
+        ({"value": 8, "limit": 10}, "left", None, 10.0),
+        ({"value": ..., "unit": ..., "not_evaluable": True}, "not_evaluable", None, None),
+    ],
+)
+def test_a_sum_is_of_the_patient(
+    data: dict[str, Any], censoring: str, value: float | None, limit: float | None
+) -> None:
+    item = observed(LESION, data={"lesion": ..., "kind": "sum_of_longest_diameters", **data})
+    assert (item.observable, item.target, item.unit) == ("sum_of_longest_diameters", "", "mm")
+    assert (item.censoring, item.value, item.limit) == (censoring, value, limit)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "where"),
+    [
+        ({}, "contradiction", "data.lesion"),
+        ({"lesion": ..., "too_small": True}, "contradiction", "data.too_small"),
+        ({"lesion": ..., "unit": "cm3"}, "wrong_unit", "data.unit"),
+        ({"lesion": ..., "value": 2600}, "implausible_value", "data.value"),
+    ],
+)
+def test_what_is_said_of_one_lesion_is_not_said_of_a_sum(data: dict[str, Any], code: str, where: str) -> None:
+    item = judged(LESION, data={"kind": "sum_of_longest_diameters", **data})
+    assert isinstance(item, Rejection)
+    assert (item.reason_code, item.where) == (code, where)
+    assert "volume" not in item.remedy
 
 
 @pytest.mark.parametrize(
