@@ -96,6 +96,9 @@ def lab_result(data: LabResult, header: EventHeader, policy: Policy) -> Observat
 def lesion_measured(data: LesionMeasured, header: EventHeader, policy: Policy) -> Observation:
     """The size of a lesion in mm or mm3; absent or too small: somewhere below a limit."""
     observable = units.OBSERVABLES[data.kind]
+    if data.kind == units.DIAMETER_SUM:
+        _check_sum(data)
+    target = data.lesion or ""
     detail = {}
     if data.modality is not None:
         detail["modality"] = data.modality
@@ -106,7 +109,7 @@ def lesion_measured(data: LesionMeasured, header: EventHeader, policy: Policy) -
             raise EventError(
                 "contradiction", "not_evaluable together with a size", "data.not_evaluable", "send one of the two"
             )
-        return Observation(header, observable.name, data.lesion, None, observable.unit, "not_evaluable", None, detail)
+        return Observation(header, observable.name, target, None, observable.unit, "not_evaluable", None, detail)
     if data.value is None and not data.too_small:
         raise EventError(
             "missing", "no size and no reason for it", "data.value", "send value, too_small or not_evaluable"
@@ -123,13 +126,27 @@ def lesion_measured(data: LesionMeasured, header: EventHeader, policy: Policy) -
         limit = _positive(data.limit * factor, observable, "data.limit")
     if data.too_small:
         default = units.TOO_SMALL_MM if data.kind == units.DIAMETER else units.TOO_SMALL_MM3
-        return _censored(header, observable, data.lesion, "left", limit or value or default, detail)
+        return _censored(header, observable, target, "left", limit or value or default, detail)
     assert value is not None
     if limit is not None and value < limit:
-        return _censored(header, observable, data.lesion, "left", limit, detail)
+        return _censored(header, observable, target, "left", limit, detail)
     if value == 0.0:
-        return _censored(header, observable, data.lesion, "left", observable.zero_limit, detail)
-    return Observation(header, observable.name, data.lesion, value, observable.unit, "none", None, detail)
+        return _censored(header, observable, target, "left", observable.zero_limit, detail)
+    return Observation(header, observable.name, target, value, observable.unit, "none", None, detail)
+
+
+def _check_sum(data: LesionMeasured) -> None:
+    """A sum is of the patient: nothing that is said of one lesion goes with it."""
+    if data.lesion is not None:
+        raise EventError(
+            "contradiction", f"a sum over all lesions names the lesion {data.lesion!r}", "data.lesion",
+            "leave lesion out, or send the lesion's own longest_diameter",
+        )
+    if data.too_small:
+        raise EventError(
+            "contradiction", "too_small is said of one lesion, not of a sum", "data.too_small",
+            "send the sum with a limit, or the lesions one by one",
+        )
 
 
 def assessment(data: AssessmentMade, header: EventHeader, policy: Policy) -> Assessment:

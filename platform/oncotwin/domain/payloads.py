@@ -16,9 +16,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from oncotwin.domain.ids import TWIN_ID_PATTERN
 from oncotwin.domain.moments import Moment, place
+from oncotwin.domain.units import DIAMETER_SUM
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
@@ -61,11 +63,11 @@ class LabResult(Payload):
 
 
 class LesionMeasured(Payload):
-    """The size of one lesion, or why it has none."""
+    """The size of one lesion, or why it has none; or the sum over all lesions of the patient."""
 
-    lesion: Word
-    """Identifier of the lesion, constant over the patient's visits."""
-    kind: Literal["longest_diameter", "volume"]
+    kind: Literal["longest_diameter", "volume", "sum_of_longest_diameters"]
+    lesion: Annotated[Word | None, Field(validate_default=True)] = None
+    """Identifier of the lesion, constant over the patient's visits; a sum has none, every other kind needs it."""
     value: Number | None = None
     """In `unit`; 0 where the lesion is no longer seen."""
     unit: Word | None = None
@@ -81,6 +83,14 @@ class LesionMeasured(Payload):
     """Tissue of origin."""
     result: Word | None = None
     """The reading's own number, kept when its status changes."""
+
+    @field_validator("lesion", mode="after")
+    @classmethod
+    def _of_a_lesion(cls, lesion: str | None, info: Any) -> str | None:
+        kind = info.data.get("kind")
+        if lesion is None and kind is not None and kind != DIAMETER_SUM:
+            raise PydanticCustomError("missing", "Field required")
+        return lesion
 
 
 class AssessmentMade(Payload):

@@ -36,6 +36,7 @@ _CELLS = {"10*9/L": 1.0, "10*3/uL": 1.0, "/uL": 1e-3, "/nL": 1.0}
 
 DIAMETER = "longest_diameter"
 VOLUME = "volume"
+DIAMETER_SUM = "sum_of_longest_diameters"
 
 OBSERVABLES: Mapping[str, Observable] = {
     item.name: item
@@ -49,6 +50,11 @@ OBSERVABLES: Mapping[str, Observable] = {
             VOLUME, "mm3", {"mm3": 1.0, "cm3": 1000.0, "mL": 1000.0}, 0.0, 2e7,
             "twenty litres, the largest tumours ever removed are of about that size",
             zero_limit=10.0,
+        ),
+        Observable(
+            DIAMETER_SUM, "mm", {"mm": 1.0, "cm": 10.0}, 0.0, 2_500.0,
+            "five target lesions (RECIST 1.1) of the largest credible diameter",
+            zero_limit=2.0,
         ),
         Observable(
             "psa", "ng/mL", {"ng/mL": 1.0, "ug/L": 1.0}, 0.0, 50_000.0,
@@ -112,7 +118,7 @@ HIGHEST_DOSE: Mapping[str, float] = {
 """Largest credible single dose by canonical unit: above high-dose methotrexate (12 g/m2), cell-cycle
 ablative radiation (34 Gy in one fraction, 100 Gy summed) and radio-iodine (tens of GBq)."""
 
-_SHAPES = {DIAMETER: "a length", VOLUME: "a volume"}
+_SHAPES = {DIAMETER: "a length", VOLUME: "a volume", DIAMETER_SUM: "a length"}
 _OTHER_SHAPE = {DIAMETER: VOLUME, VOLUME: DIAMETER}
 
 
@@ -122,8 +128,8 @@ def unit_complaint(observable: Observable, unit: str | None) -> tuple[str, str]:
     allowed = " or ".join(observable.factors)
     if observable.name in _SHAPES:
         remedy = f"send {allowed}"
-        other = _OTHER_SHAPE[observable.name]
-        if unit in OBSERVABLES[other].factors:
+        other = _OTHER_SHAPE.get(observable.name)
+        if other is not None and unit in OBSERVABLES[other].factors:
             remedy += f", or use kind '{other}'"
         return f"{shown} is not {_SHAPES[observable.name]}", remedy
     return f"{shown} is not used for {observable.name}", f"send {allowed}"

@@ -31,12 +31,14 @@ class Observable:
         unit: canonical unit of ``name``.
         per_target: whether each lesion has its own.
         floor: smallest value (in ``unit``) that is told apart when scores are computed on the log scale.
+        of_all_targets: whether it is of all lesions together, so that it says nothing before the first is known.
     """
 
     name: str
     unit: str
     per_target: bool
     floor: float
+    of_all_targets: bool = False
 
 
 @dataclass(frozen=True, slots=True)

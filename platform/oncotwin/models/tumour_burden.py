@@ -110,24 +110,28 @@ def observe(member: Array, operator: int, target: int, constants: Array, out: Ar
     """Logarithm of diameter (0), volume (1) or sum of diameters (2), and the variance of its noise.
 
     The noise of one diameter has a relative part and one in mm, as a reader's cursor and a slice's thickness make it;
-    a volume, the third power of a diameter, carries three times both, and the sum of m diameters sqrt(m) of the mm.
+    a volume, the third power of a diameter, carries three times both. Readings of several lesions err independently:
+    the variance (mm2) of the sum is the sum of theirs.
     """
     relative, absolute = constants[3], constants[4]
-    log_diameter = (member[4 + 2 * target] - LOG_SPHERE) / 3.0
     scale = 1.0
-    if operator == 0:
-        out[0] = log_diameter
-    elif operator == 1:
-        out[0] = member[4 + 2 * target]
-        scale = 3.0
-    else:
+    if operator == 2:
         n_targets = (member.shape[0] - 4) // 2
-        total = 0.0
+        total, squares = 0.0, 0.0
         for t in range(n_targets):
-            total += math.exp((member[4 + 2 * t] - LOG_SPHERE) / 3.0)
+            diameter = math.exp((member[4 + 2 * t] - LOG_SPHERE) / 3.0)
+            total += diameter
+            squares += diameter * diameter
         log_diameter = math.log(total)
+        relative *= math.sqrt(squares) / total
         absolute *= math.sqrt(n_targets)
         out[0] = log_diameter
+    else:
+        log_diameter = (member[4 + 2 * target] - LOG_SPHERE) / 3.0
+        out[0] = log_diameter
+        if operator == 1:
+            out[0] = member[4 + 2 * target]
+            scale = 3.0
     # Beyond a relative error of about one the size is unknown anyway; the bound keeps tiny members finite.
     absolute = min(absolute * math.exp(-log_diameter), 1.0)
     out[1] = scale * scale * (relative * relative + absolute * absolute)
@@ -146,7 +150,7 @@ class TumourBurden:
     observables: tuple[Observable, ...] = (
         Observable("longest_diameter", "mm", True, 2.0),
         Observable("volume", "mm3", True, 10.0),
-        Observable("sum_of_longest_diameters", "mm", False, 2.0),
+        Observable("sum_of_longest_diameters", "mm", False, 2.0, of_all_targets=True),
     )
     shared: tuple[str, ...] = SHARED
     per_target: tuple[str, ...] = PER_TARGET
@@ -196,7 +200,7 @@ class TumourBurden:
         Mice are measured every few days and live ten times faster than men; a search that begins with men's rates
         ends elsewhere. Robust statistics of the series suffice: the quartiles of size, and of the slope in log volume.
         """
-        return on_scale_of(series, {known.name: known.floor for known in self.observables}, hyper)
+        return on_scale_of(series, {known.name: known.floor for known in self.observables if known.per_target}, hyper)
 
     def prior(self, hyper: Hyperparameters) -> tuple[Array, Array]:
         """Mean (4,) and diagonal covariance (4, 4) of the shared components, for a patient of the population."""

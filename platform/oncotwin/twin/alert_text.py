@@ -19,6 +19,7 @@ _NAMES = {
 
 _REPEATS = {
     "longest_diameter": "repeat the imaging in 4 to 6 weeks with the same modality and slice thickness",
+    "sum_of_longest_diameters": "repeat the imaging in 4 to 6 weeks and send the lesions one by one",
     "volume": "repeat the volumetry at the next visit with the same modality",
     "psa": "repeat PSA within 2 weeks in the same laboratory, with testosterone from the same sample",
     "testosterone": "repeat testosterone from a morning sample",

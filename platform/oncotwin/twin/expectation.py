@@ -52,7 +52,7 @@ def live_forecasts(
     found: list[Expectation] = []
     for (observable, target), (last, _, _) in sorted(belief.state.last_observed.items()):
         bound = owners.get(observable)
-        if bound is None:
+        if bound is None or bound.model.name not in belief.state.parts:
             continue
         part = belief.state.parts[bound.model.name]
         wanted = [part.time + horizon for horizon in HORIZONS_DAYS] if times is None else list(times)

@@ -80,12 +80,13 @@ class History:
 
 
 def history(model: TumourModel, items: Sequence[Item]) -> History:
-    """Collect a patient's items, in fold order, for one model; what it does not observe is left out."""
+    """Collect a patient's items, in fold order, for one model; what does not move it (`plan_steps`) is left out."""
     operators = {observable.name: index for index, observable in enumerate(model.observables)}
     found: dict[tuple[int, str], list[tuple[float, float, float, str, float, float]]] = {}
     therapy = Therapy()
     switches: list[tuple[float, bool]] = []
     therapies: list[tuple[float, int, Therapy]] = []
+    lesions = False
     for item in items:
         now = days(item.header.time)
         if isinstance(item, Treatment):
@@ -100,6 +101,10 @@ def history(model: TumourModel, items: Sequence[Item]) -> History:
             operator = operators.get(item.observable)
             if operator is None:
                 continue
+            observed = model.observables[operator]
+            if observed.of_all_targets and not lesions:
+                continue
+            lesions = lesions or observed.per_target
             name = item.observable
             low = _NOTHING if item.value is None else item.value
             limit = _NOTHING if item.limit is None else item.limit
@@ -110,7 +115,7 @@ def history(model: TumourModel, items: Sequence[Item]) -> History:
                 value = float(model.inverse(name, np.array([level]))[0])
             else:
                 value, level = limit, model.transform(name, limit)
-            target = item.target if model.observables[operator].per_target else ""
+            target = item.target if observed.per_target else ""
             found.setdefault((operator, target), []).append((now, level, value, item.censoring, low, limit))
     series = {}
     for key, rows in found.items():

@@ -126,6 +126,7 @@ def plan_steps(
     """Steps of one twin for items in fold order (clinical time, then source and id), and where it stands after them.
 
     The steps begin at the first observation that the model knows; treatment before that is remembered, not simulated.
+    What is of all lesions together (their sum) moves nothing before the first lesion is known.
 
     Args:
         items: not before ``cursor.time``.
@@ -154,6 +155,8 @@ def plan_steps(
             continue
         operator = operators.get(item.observable)
         if operator is None or (item.censoring == "not_evaluable" and not started):
+            continue
+        if model.observables[operator].of_all_targets and not targets:
             continue
         if not started:
             therapy = therapy.at(now)

@@ -96,6 +96,13 @@ class TestObservation:
             assert self.observe([diameter], 0)[1] == pytest.approx(expected)
             assert self.observe([diameter], 1)[1] == pytest.approx(9.0 * expected)
 
+    def test_readings_of_the_parts_of_a_sum_err_independently(self) -> None:
+        constants = {"relative": 0.02, "mm": 0.1}
+        assert MODEL.default_hyperparameters()["noise"] == constants
+        # 30 and 40 mm: readings err by 0.6 and 0.8 mm in proportion, that is 1.0 mm in all, and by 0.1 mm each; of 70.
+        assert self.observe([30.0, 40.0], 2) == pytest.approx((70.0, (1.0 + 2 * 0.01) / 4900.0))
+        assert self.observe([30.0], 2) == pytest.approx(self.observe([30.0], 0))
+
     def test_a_vanished_lesion_has_a_finite_size(self) -> None:
         assert MODEL.transform("longest_diameter", 0.0) == math.log(1.0)
         assert MODEL.transform("volume", 0.0) == math.log(5.0)
@@ -121,6 +128,11 @@ class TestScalesOfAPopulation:
         assert MODEL.pretrain([[measured(0.0, 30.0), measured(40.0, 33.0)]], default) == default
         censored = [[measured(0.0, 30.0), measured(40.0, None, censoring="left")] for _ in range(9)]
         assert MODEL.pretrain(censored, default) == default
+
+    def test_a_sum_is_not_taken_for_a_lesion(self) -> None:
+        default = MODEL.default_hyperparameters()
+        sums = [[measured(42.0 * i, 90.0 + i, "sum_of_longest_diameters") for i in range(4)] for _ in range(9)]
+        assert MODEL.pretrain(sums, default) == default
 
     def test_a_population_that_never_changes_keeps_positive_rates(self) -> None:
         series = [[measured(42.0 * i, 30.0) for i in range(4)] for _ in range(9)]
