@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -32,12 +33,16 @@ def convert(table: str, path: Path, settings: Settings, as_json: bool) -> int:
     from oncotwin.domain.events import encode_line
 
     out = sys.stdout.buffer
-    problems = 0
+    problems: Counter[str] = Counter()
+
+    def say(text: str) -> None:
+        stderr.print(f"left out: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def report(problem: RowProblem) -> None:
-        nonlocal problems
-        problems += 1
-        stderr.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)
+        # What is wrong with a whole patient or column is wrong in each of its rows: said once, and counted.
+        problems[problem.reason] += 1
+        if problems[problem.reason] == 1:
+            say(str(problem))
 
     n = 0
     with progress(f"converting {path.name}", None) as advance:
@@ -47,6 +52,9 @@ def convert(table: str, path: Path, settings: Settings, as_json: bool) -> int:
             if n % 500 == 0:
                 advance(500)
     out.flush()
+    for reason, n_rows in problems.items():
+        if n_rows > 1:
+            say(f"{n_rows - 1:,} more: {reason}")
     return 1 if problems else 0
 
 

@@ -119,6 +119,25 @@ def test_optional_columns_may_be_missing_and_the_file_compressed(tmp_path: Path)
     assert [event.id for event in convert("atezolizumab", tmp_path)] == ["1/lesion/d0/0"]
 
 
+def test_a_compressed_table_is_known_by_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "lesions.csv").write_bytes(gzip.compress(b"study,patient,day,diam_mm\nOAK,1,0,12\n"))
+    assert [event.id for event in convert("atezolizumab", tmp_path)] == ["1/lesion/d0/0"]
+    (tmp_path / "lesions.csv").write_bytes((tmp_path / "lesions.csv").read_bytes()[:-9])
+    with pytest.raises(TableError, match="not a CSV table"):
+        convert("atezolizumab", tmp_path)
+
+
+def test_a_study_of_any_name_becomes_an_institution(tmp_path: Path) -> None:
+    text = "study,patient,day,raw\nIMvigor 210 (cohort 2),1,0,12\n"
+    [event] = convert("atezolizumab", written(tmp_path / "lesions.csv", text))
+    assert event.subject == "IMvigor-210-cohort-2/1"
+    assert isinstance(validate(event, POLICY), Observation)
+    problems: list[RowProblem] = []
+    two = written(tmp_path / "lesions.csv", text + "IMvigor-210 cohort-2,1,0,14\n")
+    assert len(list(convert("atezolizumab", two, problems.append))) == 1
+    assert "would both be institution IMvigor-210-cohort-2" in problems[0].reason
+
+
 def test_the_shipped_table_is_whole() -> None:
     events = list(convert("atezolizumab", lesions()))
     assert len({event.subject for event in events}) == 628
@@ -154,6 +173,13 @@ def test_a_day_that_ends_as_it_began_has_no_switch(tmp_path: Path) -> None:
     assert [event.id for event in events if "treatment" in event.id] == ["1/treatment/2000-01-01/on"]
 
 
+@pytest.mark.parametrize(("on", "off"), [("1", "0"), ("True", "False"), ("on", "off")])
+def test_treatment_may_be_said_in_words(tmp_path: Path, on: str, off: str) -> None:
+    text = f"patient,date,psa,on_treatment\n1,2000/1/1,1,{on}\n1,2000/2/1,2,{off}\n"
+    events = list(convert("intermittent-androgen", written(tmp_path / "psa.csv", text)))
+    assert [event.id.rpartition("/")[2] for event in events if "treatment" in event.id] == ["on", "off"]
+
+
 def test_mice_carry_tumours(tmp_path: Path) -> None:
     events = list(convert("pdx", pdx_folder(tmp_path)))
     found = items(events)
@@ -186,7 +212,8 @@ def test_drug_names_are_optional(tmp_path: Path) -> None:
         ("OAK,1,Arm_1,1e9,2,2,x", "day 1e+09 is not within 200 years of the start"),
         ("OAK,1,Arm_1,1,,PERHAPS 7,x", "raw 'PERHAPS 7' is no number"),
         ("OAK,1,Arm_1,1,inf,inf,x", "diam_mm 'inf' is not finite"),
-        ("OAK,1/2,,1,2,2,x", "subject: String should match pattern"),
+        ("OAK,1/2,,1,2,2,x", "patient '1/2' is no pseudonym; rename it"),
+        ("§,1,,1,2,2,x", "'§' cannot name an institution"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_reported_with_its_line(tmp_path: Path, row: str, reason: str) -> None:
@@ -205,6 +232,10 @@ def test_a_row_that_cannot_be_read_is_reported_with_its_line(tmp_path: Path, row
         ("atezolizumab", "lesions.csv", "patient,day\n1,2\n", "no column study"),
         ("atezolizumab", "lesions.csv", "", "no column"),
         ("atezolizumab", "lesions.csv", "study,patient,day,raw\n,,,x\n", "no row of"),
+        ("atezolizumab", "lesions.csv", "study,patient,day,raw\n", "no rows"),
+        ("atezolizumab", "lesions.csv", "study,patient,day\n1,2,3\n", "no column raw or diam_mm"),
+        ("atezolizumab", "lesions.csv", "study;patient;day;raw\n", "separated by commas"),
+        ("intermittent-androgen", "psa.csv", "patient,psa,day\n1,2,3\n", "no column date or day_abs"),
         ("atezolizumab", "other.csv", "", "no such file|holds no"),
         ("intermittent-androgen", "psa.csv", "patient,date\n1,2\n", "no column psa"),
         ("intermittent-androgen", "psa.csv", "patient,psa,date\n1,2,tomorrow\n", "no row of"),

@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from oncotwin.adapters.tables.reading import CellError, Report, Row, RowProblem, event, find, on_day, read_number, rows
+from oncotwin.adapters.tables.reading import (
+    CellError,
+    Report,
+    Row,
+    RowProblem,
+    event,
+    find,
+    institution_name,
+    on_day,
+    read_number,
+    rows,
+)
 from oncotwin.domain.envelope import Event
 from oncotwin.domain.units import DIAMETER, TOO_SMALL_MM
 
@@ -31,9 +42,10 @@ def read(path: Path, report: Report) -> Iterator[Event]:
     table = find(path, "lesions.csv")
     days: dict[tuple[str, str, int], dict[Size, int]] = defaultdict(dict)
     arms: dict[tuple[str, str], tuple[str, int]] = {}
-    for row in rows(table, ("study", "patient", "day")):
+    studies: dict[str, str] = {}
+    for row in rows(table, ("study", "patient", "day", "raw|diam_mm")):
         try:
-            study, patient = row.needed("study"), row.needed("patient")
+            study, patient = _institution(row.needed("study"), studies), row.pseudonym("patient")
             days[study, patient, row.day("day")].setdefault(tuple(sorted(_size(row).items())), row.line)
             arm = row.text("arm")
             if arm and arms.setdefault((study, patient), (arm, row.line))[0] != arm:
@@ -58,6 +70,18 @@ def read(path: Path, report: Report) -> Iterator[Event]:
             )  # fmt: skip
         except CellError as error:
             report(RowProblem(table.name, line, str(error)))
+
+
+def _institution(study: str, studies: dict[str, str]) -> str:
+    """Return the institution of a study; `studies` holds the study of each institution met so far.
+
+    Raises:
+        CellError: no institution can be named so, or another study has the name.
+    """
+    name = institution_name(study)
+    if studies.setdefault(name, study) != study:
+        raise CellError(f"study {study!r} and study {studies[name]!r} would both be institution {name}; rename one")
+    return name
 
 
 def _size(row: Row) -> dict[str, Any]:

@@ -31,6 +31,8 @@ _AGENTS = {
 }  # fmt: skip
 """Names written into a dose column instead of a number."""
 
+_ON_OFF = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
+
 _MARKERS = (("psa", PSA_CODE, "ng/mL"), ("testosterone", TESTOSTERONE_CODE, "nmol/L"))
 _DOSES = (("cpa_mg", "cyproterone_acetate", "oral"), ("leuprolide", "leuprolide", "depot"))
 
@@ -46,9 +48,9 @@ def read(path: Path, report: Report) -> Iterator[Event]:
     """
     table = find(path, "psa.csv")
     men: dict[str, list[tuple[datetime, float, int, Row]]] = defaultdict(list)
-    for row in rows(table, ("patient", "psa")):
+    for row in rows(table, ("patient", "psa", "date|day_abs")):
         try:
-            men[row.needed("patient")].append((_date(row), _cycle(row), row.line, row))
+            men[row.pseudonym("patient")].append((_date(row), _cycle(row), row.line, row))
         except CellError as error:
             report(RowProblem(table.name, row.line, str(error)))
     for man, visits in men.items():
@@ -68,9 +70,9 @@ def _events_of(man: str, visits: list[tuple[datetime, float, int, Row]], file: s
         if date != today:
             before, today = on, date
         try:
-            state = row.number("on_treatment")
+            state = _on(row)
             if state is not None:
-                on = state != 0
+                on = state
                 # The last row of a day says how the day ended.
                 switches.pop(date, None)
                 if on != before:
@@ -130,6 +132,19 @@ def _date(row: Row) -> datetime:
         return datetime(int(matched[1]), int(matched[2]), int(matched[3]), tzinfo=UTC)
     except ValueError:
         raise CellError(f"date {written!r} is no date; write year/month/day") from None
+
+
+def _on(row: Row) -> bool | None:
+    """Return whether the man was on treatment, None where the row does not say.
+
+    Raises:
+        CellError: it says neither.
+    """
+    said = row.text("on_treatment").lower()
+    if said in _ON_OFF:
+        return _ON_OFF[said]
+    state = row.number("on_treatment")
+    return None if state is None else state != 0
 
 
 def _cycle(row: Row) -> float:

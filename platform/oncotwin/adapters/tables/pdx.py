@@ -38,7 +38,7 @@ def read(path: Path, report: Report) -> Iterator[Event]:
     drugs: dict[str, tuple[str, int]] = {}
     for row in rows(table, ("model.id", "time", "volume")):
         try:
-            mouse, day = row.needed("model.id"), row.day("time")
+            mouse, day = row.pseudonym("model.id"), row.day("time")
             if mouse not in mice:
                 raise CellError(f"mouse {mouse!r} is not in models.csv")
             drug = row.text("drug") or mice[mouse]["drug"]

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,11 +14,13 @@ from pydantic import ValidationError
 
 from oncotwin.domain.envelope import Event
 from oncotwin.domain.errors import TableError
+from oncotwin.domain.ids import is_name
 from oncotwin.domain.payloads import event_type
 
 ANCHOR = datetime(2000, 1, 1, tzinfo=UTC)
 """Day 0 of tables that count days from the start of treatment and give no date."""
 
+_GZIP = b"\x1f\x8b"
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "."})
 
 
@@ -74,6 +77,19 @@ class Row:
         cell = self.text(column)
         return read_number(cell, column) if cell else None
 
+    def pseudonym(self, column: str) -> str:
+        """Return the cell as a patient's pseudonym, as it stands.
+
+        Raises:
+            CellError: blank, or no pseudonym: to make one of it here could make one patient of two.
+        """
+        cell = self.needed(column)
+        if not is_name(cell):
+            raise CellError(
+                f"{column} {cell!r} is no pseudonym; rename it to 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+            )
+        return cell
+
     def day(self, column: str) -> int:
         """Return the cell as a whole day; a fraction of a day is cut towards the day's start.
 
@@ -84,6 +100,18 @@ class Row:
         if abs(number) > 73_000:
             raise CellError(f"{column} {number:g} is not within 200 years of the start")
         return math.floor(number)
+
+
+def institution_name(written: str) -> str:
+    """Return an institution for a trial's name: characters that an institution may not have become one hyphen.
+
+    Raises:
+        CellError: nothing of the name is left, or more than 64 characters.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", written).strip("-")
+    if not is_name(name):
+        raise CellError(f"{written!r} cannot name an institution; use 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    return name
 
 
 def read_number(cell: str, column: str) -> float:
@@ -104,27 +132,34 @@ def read_number(cell: str, column: str) -> float:
 def rows(path: Path, needed: Iterable[str]) -> Iterator[Row]:
     """Yield the rows of a CSV file (plain or gzip), whatever further columns it has.
 
+    Args:
+        needed: columns without which nothing can be read; "a|b" where either will do.
     Raises:
-        TableError: no file, no header, a needed column is missing, or not UTF-8.
+        TableError: no file, no header, no rows, a needed column is missing, or not UTF-8.
     """
     if not path.is_file():
         raise TableError(f"{path}: no such file; give the table's file or the folder that holds it")
     try:
-        opened: Any = gzip.open if path.suffix == ".gz" else open
+        with path.open("rb") as start:
+            opened: Any = gzip.open if start.read(len(_GZIP)) == _GZIP else open
         with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
             table = csv.DictReader(lines)
             header = [name.strip() for name in table.fieldnames or ()]
-            missing = [name for name in needed if name not in header]
+            missing = [" or ".join(names.split("|")) for names in needed if not {*names.split("|")} & {*header}]
             if missing:
                 raise TableError(
                     f"{path.name}: no column {', '.join(missing)} among {', '.join(header) or 'none'}; "
-                    "see docs/data.md for the layout"
+                    "columns are separated by commas, see docs/data.md for the layout"
                 )
             table.fieldnames = header
+            empty = True
             for cells in table:
                 if any(isinstance(cell, str) and cell.strip() for cell in cells.values()):
+                    empty = False
                     yield Row(table.line_num, cells)
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile) as error:
+            if empty:
+                raise TableError(f"{path.name}: has a header and no rows; export it again")
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError) as error:
         raise TableError(f"{path.name}: not a CSV table in UTF-8 ({error}); export it again") from error
 
 
