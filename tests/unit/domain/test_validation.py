@@ -234,39 +234,6 @@ def test_what_is_said_of_one_lesion_is_not_said_of_a_sum(data: dict[str, Any], c
 
 
 @pytest.mark.parametrize(
-    ("data", "censoring", "value", "limit"),
-    [
-        ({"value": 9.7, "unit": "cm"}, "none", 97.0, None),
-        ({"value": 0}, "left", None, 2.0),
-        ({"value": 8, "limit": 10}, "left", None, 10.0),
-        ({"value": ..., "unit": ..., "not_evaluable": True}, "not_evaluable", None, None),
-    ],
-)
-def test_a_sum_is_of_the_patient(
-    data: dict[str, Any], censoring: str, value: float | None, limit: float | None
-) -> None:
-    item = observed(LESION, data={"lesion": ..., "kind": "sum_of_longest_diameters", **data})
-    assert (item.observable, item.target, item.unit) == ("sum_of_longest_diameters", "", "mm")
-    assert (item.censoring, item.value, item.limit) == (censoring, value, limit)
-
-
-@pytest.mark.parametrize(
-    ("data", "code", "where"),
-    [
-        ({}, "contradiction", "data.lesion"),
-        ({"lesion": ..., "too_small": True}, "contradiction", "data.too_small"),
-        ({"lesion": ..., "unit": "cm3"}, "wrong_unit", "data.unit"),
-        ({"lesion": ..., "value": 2600}, "implausible_value", "data.value"),
-    ],
-)
-def test_what_is_said_of_one_lesion_is_not_said_of_a_sum(data: dict[str, Any], code: str, where: str) -> None:
-    item = judged(LESION, data={"kind": "sum_of_longest_diameters", **data})
-    assert isinstance(item, Rejection)
-    assert (item.reason_code, item.where) == (code, where)
-    assert "volume" not in item.remedy
-
-
-@pytest.mark.parametrize(
     ("data", "observable", "unit", "censoring", "value", "limit"),
     [
         ({"value": 4.2}, "psa", "ng/mL", "none", 4.2, None),
