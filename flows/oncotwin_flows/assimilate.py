@@ -12,9 +12,10 @@ from typing import Any
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin_flows.gaps import GapWatch
+from oncotwin_flows.groups import Bounds, Tally
 from oncotwin_flows.relay import Relay
 from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task
-from oncotwin_flows.worker import Bounds, Tally, Worker, WorkerSettings
+from oncotwin_flows.worker import Worker, WorkerSettings
 
 
 @task(name="drain", retries=2, retry_delay_seconds=2, cache_policy=NO_CACHE)

@@ -4,7 +4,9 @@ The order of effects, and nothing else, is what exactly-once rests on: fold on t
 store (journal, snapshots, estimates, alerts, outbox, dead letters, offsets, fenced by leases and by each twin's
 version). A worker that dies between any two steps starts again from the offsets in the store.
 
-While a group is being folded, the group before it is committed and the group after it is read and validated.
+Three groups are under way at a time: while one is read and validated, the one before it is being folded and the one
+before that is being committed, in a thread of its own. Commits follow each other in the order of the log; when one
+fails, everything after it is forgotten and read again.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -23,11 +26,12 @@ from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.event_log import EventLog, LogRecord
-from oncotwin.ports.twin_host import Delivery, Folded, FoldTicket, TwinHost
-from oncotwin.ports.twin_store import CommitGroup, DeadLetter, JournalEntry, TwinCommit, TwinStore
+from oncotwin.ports.twin_host import Delivery, TwinHost
+from oncotwin.ports.twin_store import JournalEntry, TwinStore
+from oncotwin_flows.committer import Committer
+from oncotwin_flows.groups import Bounds, Group, Tally
 from oncotwin_flows.moves import moved_events
-from oncotwin_flows.outgoing import outbox_rows
-from oncotwin_flows.refusals import conflict, dead_letter, poisoned
+from oncotwin_flows.refusals import conflict, dead_letter
 
 MAX_RETRIES = 10
 """Groups that a run begins again before it gives up and says why."""
@@ -37,56 +41,12 @@ _LONGEST_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much one run of the flow may do.
+class WorkerSettings:
+    """Who the worker is and by which rules it judges.
 
     Attributes:
-        events: most records read; seconds: longest time; commit_events: most records of one commit group.
+        threaded: commit in a thread of its own; without, one step follows the other in the caller's thread.
     """
-
-    events: int = 20_000
-    seconds: float = 30.0
-    commit_events: int = 1_000
-    poll_seconds: float = 0.2
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a run did."""
-
-    n_read: int = 0
-    n_accepted: int = 0
-    n_duplicates: int = 0
-    n_rejected: int = 0
-    n_alerts: int = 0
-    n_estimates: int = 0
-    n_commits: int = 0
-    n_retries: int = 0
-    partitions: int = 0
-    fold_wait_s: float = 0.0
-    commit_s: float = 0.0
-    prepare_s: float = 0.0
-
-
-@dataclass(slots=True)
-class Group:
-    """Records on their way to one commit."""
-
-    offsets: dict[int, int]
-    n_records: int
-    epochs: dict[int, int] = field(default_factory=dict)
-    deliveries: list[Delivery] = field(default_factory=list)
-    entries: dict[TwinId, list[JournalEntry]] = field(default_factory=dict)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-    sources: dict[str, str] = field(default_factory=dict)
-    n_accepted: int = 0
-    n_duplicates: int = 0
-    ticket: FoldTicket | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """Who the worker is and by which rules it judges."""
 
     name: str
     log_name: str
@@ -95,6 +55,7 @@ class WorkerSettings:
     clock_skew: timedelta
     array_stores: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    threaded: bool = True
 
 
 class Worker:
@@ -121,6 +82,10 @@ class Worker:
         self._under_way: dict[EventKey, str] = {}
         self._sources: dict[str, str] = {}
         self._folding: Group | None = None
+        self._committing: tuple[Group, Future[Tally]] | None = None
+        self._committer = Committer(
+            store, clock, settings.log_name, settings.version, threaded=settings.threaded
+        )
 
     def run(self, bounds: Bounds) -> Tally:
         """Drain the log up to the bounds; returns when they are reached or the log has no more.
@@ -131,46 +96,68 @@ class Worker:
         tally = Tally()
         deadline = time.monotonic() + bounds.seconds
         self._lease(tally)
-        if not self._epochs:
-            return tally
-        self._folding = None
-        while True:
-            group = None
-            room = bounds.events - tally.n_read
+        while self._epochs:
             try:
-                if room > 0 and time.monotonic() < deadline:
-                    self._lease(tally)
-                    wait = bounds.poll_seconds if self._folding is None else 0.0
-                    records = self._log.read(
-                        self._positions, min(room, bounds.commit_events), _MAX_READ_BYTES, wait
-                    )
-                    if records:
-                        begun = time.perf_counter()
-                        group = self._prepare(records)
-                        group.ticket = self._host.submit(group.deliveries)
-                        tally.n_read += len(records)
-                        tally.prepare_s += time.perf_counter() - begun
+                group = self._begin(bounds, deadline, tally)
+                self._settle(tally)
                 if self._folding is not None:
-                    self._commit(self._folding, tally)
+                    self._committing = (self._folding, self._committer.begin(self._folding))
                 self._folding = group
+                if group is None:
+                    self._settle(tally)
+                    break
             except (StaleVersionError, FencedError, HostLostError) as error:
                 # Nothing of the groups under way was committed: begin again from what the store knows.
+                self._reset()
                 tally.n_retries += 1
                 if tally.n_retries > MAX_RETRIES:
                     raise
                 self._on_retry(error)
-                self._reset()
                 # An actor takes seconds to restart, and another worker's commit takes its time too.
                 time.sleep(min(0.05 * 2.0**tally.n_retries, _LONGEST_PAUSE_S))
                 self._lease(tally)
-                if not self._epochs:
-                    return tally
-                continue
-            if self._folding is None:
-                return tally
+            except BaseException:
+                # Whoever calls again must not go on behind records that were read and never committed.
+                self._reset()
+                raise
+        return tally
+
+    def _begin(self, bounds: Bounds, deadline: float, tally: Tally) -> Group | None:
+        """Read the next records, validate them and have them folded; None where a bound or the log's end is reached."""
+        room = bounds.events - tally.n_read
+        if room <= 0 or time.monotonic() >= deadline:
+            return None
+        self._lease(tally)
+        longest = bounds.poll_seconds if self._folding is None else 0.0
+        records = self._log.read(self._positions, min(room, bounds.commit_events), _MAX_READ_BYTES, longest)
+        if not records:
+            return None
+        begun = time.perf_counter()
+        group = self._prepare(records)
+        group.ticket = self._host.submit(group.deliveries)
+        tally.n_read += len(records)
+        tally.prepare_s += time.perf_counter() - begun
+        return group
+
+    def _settle(self, tally: Tally) -> None:
+        """Wait until the group that is being committed is, and know it as committed."""
+        if self._committing is None:
+            return
+        group, future = self._committing
+        done = future.result()
+        self._committing = None
+        for delivery in group.deliveries:
+            self._committed[delivery.twin_id] = max(delivery.version + 1, self._committed[delivery.twin_id])
+        for entries in group.entries.values():
+            for entry in entries:
+                self._under_way.pop((entry.source, entry.event_id), None)
+        tally.add(done)
+        self._on_progress(group.n_records)
 
     def release(self) -> None:
         """Give the partitions back, so that another worker need not wait for the leases to run out."""
+        if self._committing is not None:
+            wait([self._committing[1]])
         if self._epochs:
             self._store.release_leases(self._settings.log_name, self._settings.name, dict(self._epochs))
             self._epochs = {}
@@ -196,7 +183,10 @@ class Worker:
         tally.partitions = len(self._epochs)
 
     def _reset(self) -> None:
-        """Forget all that is not in the store."""
+        """Forget all that is not in the store; a commit under way comes to its end first, whichever it is."""
+        if self._committing is not None:
+            wait([self._committing[1]])
+            self._committing = None
         self._host.forget(list(self._versions))
         for memory in (self._versions, self._committed, self._ordinals, self._under_way, self._positions):
             memory.clear()
@@ -251,10 +241,10 @@ class Worker:
         return group
 
     def _uncommitted(self, group: Group) -> dict[TwinId, list[JournalEntry]]:
-        """Journal rows that the store does not have yet: of this group and of the one being folded."""
+        """Journal rows that the store may not have yet: of this group and of those under way."""
         rows = {twin_id: list(entries) for twin_id, entries in group.entries.items()}
-        if self._folding is not None:
-            for twin_id, entries in self._folding.entries.items():
+        for other in (self._folding, self._committing and self._committing[0]):
+            for twin_id, entries in other.entries.items() if other is not None else ():
                 rows.setdefault(twin_id, []).extend(entries)
         return rows
 
@@ -291,56 +281,3 @@ class Worker:
                 )
             )
             self._versions[twin_id] = version + 1
-
-    def _commit(self, group: Group, tally: Tally) -> None:
-        """Wait for the folds and write everything in one transaction."""
-        begun = time.perf_counter()
-        assert group.ticket is not None
-        folded = group.ticket.result()
-        tally.fold_wait_s += time.perf_counter() - begun
-        begun = time.perf_counter()
-        now = self._clock.now()
-        twins = []
-        dead_letters = list(group.dead_letters)
-        n_accepted = group.n_accepted
-        for delivery, one in zip(group.deliveries, folded, strict=True):
-            entries = group.entries[one.twin_id]
-            if one.failures:
-                failed = {failure.key: failure.trace for failure in one.failures}
-                dead_letters.extend(
-                    poisoned(e, failed[e.source, e.event_id], now) for e in entries if (e.source, e.event_id) in failed
-                )
-                entries = [e for e in entries if (e.source, e.event_id) not in failed]
-                n_accepted -= len(failed)
-            twins.append(self._twin_commit(delivery, one, entries))
-        self._store.commit(
-            CommitGroup(
-                log_name=self._settings.log_name, offsets=group.offsets,
-                lease_epochs=group.epochs, twins=tuple(twins),
-                dead_letters=tuple(dead_letters),
-                outbox=outbox_rows(self._settings.version, folded, dead_letters, now), sources=group.sources,
-                committed_at=now,
-            )
-        )
-        for delivery in group.deliveries:
-            self._committed[delivery.twin_id] = max(delivery.version + 1, self._committed[delivery.twin_id])
-        for entries in group.entries.values():
-            for entry in entries:
-                self._under_way.pop((entry.source, entry.event_id), None)
-        tally.n_accepted += n_accepted
-        tally.n_duplicates += group.n_duplicates
-        tally.n_rejected += len(dead_letters)
-        tally.n_estimates += sum(len(one.estimates) for one in folded)
-        tally.n_alerts += sum(len(one.alerts) for one in folded)
-        tally.n_commits += 1
-        tally.commit_s += time.perf_counter() - begun
-        self._on_progress(group.n_records)
-
-    def _twin_commit(self, delivery: Delivery, one: Folded, entries: Sequence[JournalEntry]) -> TwinCommit:
-        return TwinCommit(
-            twin_id=one.twin_id, expected_version=delivery.version, new_version=delivery.version + 1,
-            model_version=self._settings.version, snapshots=one.snapshots, journal=tuple(entries),
-            estimates=one.estimates, alerts=one.alerts, rewound_to=one.rewound_to,
-            rewound_by=f"{entries[-1].source} {entries[-1].event_id}" if one.rewound_to and entries else "",
-        )
-

@@ -14,7 +14,7 @@ from oncotwin.adapters.ray_cluster import connect, disconnect
 from oncotwin.adapters.sql_store import open_twin_store
 from oncotwin.ports.event_log import NewRecord
 from oncotwin.ports.twin_store import CommitGroup
-from oncotwin_flows.worker import Bounds
+from oncotwin_flows.groups import Bounds
 
 COMMAND = "python -m tests.benchmarks.bench_latency"
 N_TWINS, TWINS_PER_ACTOR = 1_000, 500

@@ -14,7 +14,7 @@ from tests.benchmarks.record import record
 from tests.benchmarks.workload import installation, load_note, records
 
 from oncotwin.adapters.ray_cluster import connect, disconnect
-from oncotwin_flows.worker import Bounds
+from oncotwin_flows.groups import Bounds
 
 COMMAND = "python -m tests.benchmarks.bench_memory"
 N_TWINS, TWINS_PER_ACTOR, N_VISITS = 10_000, 1_000, 2

@@ -30,9 +30,9 @@ from oncotwin.twin.journal import event_seed
 from oncotwin.twin.timeline import Cursor, batch, days, plan_steps
 from oncotwin_flows.assimilate import assimilate
 from oncotwin_flows.gaps import GapWatch
+from oncotwin_flows.groups import Bounds
 from oncotwin_flows.relay import Relay
 from oncotwin_flows.runtime import Sealed, quick_flows
-from oncotwin_flows.worker import Bounds
 
 COMMAND = "python -m tests.benchmarks.bench_ray"
 K, N_MEMBERS, N_EVENTS, N_CALLS = 64, 256, 8, 20

@@ -16,7 +16,7 @@ from tests.benchmarks.record import record
 from tests.benchmarks.workload import Installation, installation, load_note, records
 
 from oncotwin.adapters.ray_cluster import connect, disconnect
-from oncotwin_flows.worker import Bounds
+from oncotwin_flows.groups import Bounds
 
 COMMAND = "python -m tests.benchmarks.bench_stream"
 N_TWINS = 10_000
@@ -55,10 +55,11 @@ def bounds(n_events: int) -> Bounds:
 
 def stages(site: Installation) -> dict[str, float]:
     """Rate of each stage alone, events per second; the first visit warms up and wakes the twins."""
-    site.fill(records(N_STAGE_TWINS, 2))
+    site.fill(records(N_STAGE_TWINS, 1))
     log, store, host = Timed(site.log, "read"), Timed(site.store, "commit"), Timed(site.local_host(), "submit")
-    worker = site.worker(host, log, store)
+    worker = site.worker(host, log, store, threaded=False)
     worker.run(bounds(N_STAGE_TWINS))
+    site.fill(records(N_STAGE_TWINS, 1, first_visit=1))
     log.seconds = store.seconds = host.seconds = 0.0
     begun = time.perf_counter()
     tally = worker.run(bounds(N_STAGE_TWINS))
@@ -72,7 +73,7 @@ def stages(site: Installation) -> dict[str, float]:
 
 def end_to_end(site: Installation) -> float:
     """Events per second with the twins in Ray actors; the first visit warms up and wakes the twins."""
-    site.fill(records(N_TWINS, 3))
+    site.fill(records(N_TWINS, 1))
     host = site.ray_host(TWINS_PER_ACTOR)
 
     def progress(n: int) -> None:
@@ -80,6 +81,7 @@ def end_to_end(site: Installation) -> float:
 
     worker = site.worker(host, on_progress=progress)
     worker.run(bounds(N_TWINS))
+    site.fill(records(N_TWINS, 2, first_visit=1))
     begun = time.perf_counter()
     tally = worker.run(bounds(2 * N_TWINS))
     seconds = time.perf_counter() - begun

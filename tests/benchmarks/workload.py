@@ -82,12 +82,13 @@ class Installation:
 
     def worker(
         self, host: TwinHost, log: EventLog | None = None, store: TwinStore | None = None,
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: Callable[[int], None] | None = None, *, threaded: bool = True,
     ) -> Worker:
         """A worker that holds its leases for the whole benchmark."""
         return Worker(
             log or self.log, store or self.store, host, wiring.SystemClock(),
-            WorkerSettings("bench", "log", wiring.LITERATURE, 1e6, timedelta(minutes=5)), on_progress,
+            WorkerSettings("bench", "log", wiring.LITERATURE, 1e6, timedelta(minutes=5), threaded=threaded),
+            on_progress,
         )
 
 

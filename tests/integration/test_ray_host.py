@@ -28,7 +28,8 @@ from oncotwin.domain.errors import HostLostError
 from oncotwin.ports.event_log import EventLog, NewRecord
 from oncotwin.ports.twin_host import Delivery, FoldTicket, TwinHost
 from oncotwin.testing.patients import NOW, accepted, diameter
-from oncotwin_flows.worker import Bounds, Tally, Worker, WorkerSettings
+from oncotwin_flows.groups import Bounds, Tally
+from oncotwin_flows.worker import Worker, WorkerSettings
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from oncotwin.adapters.local_host import LocalHost
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
 from oncotwin.bootstrap.wiring import history
 from oncotwin.domain.bundle import ModelBundle
-from oncotwin.domain.errors import FencedError
+from oncotwin.domain.errors import FencedError, StoreError
 from oncotwin.filters.unscented import UnscentedFilter
 from oncotwin.models.base import Hyperparameters, TumourModel
 from oncotwin.models.tumour_burden import TumourBurden
@@ -32,10 +32,11 @@ from oncotwin.twin.replay import believe
 from oncotwin.twin.shard import TwinShard
 from oncotwin.twin.state import digest, to_bytes
 from oncotwin.twin.timeline import Cursor, Item, Step, plan_steps
+from oncotwin_flows.groups import Bounds, Tally
 from oncotwin_flows.intake import Intake, IntakeRules
 from oncotwin_flows.relay import Relay
 from oncotwin_flows.resubmit import resubmit_letters
-from oncotwin_flows.worker import Bounds, Tally, Worker, WorkerSettings
+from oncotwin_flows.worker import Worker, WorkerSettings
 
 BOUNDS = Bounds(commit_events=7, poll_seconds=0.05)
 
@@ -270,3 +271,36 @@ def test_a_poison_event_stalls_nobody(site: Site, monkeypatch: pytest.MonkeyPatc
     [letter] = site.store.dead_letters()
     assert letter.event_id == "poison" and "ZeroDivisionError" in letter.reason
     assert set(digests(site)) == {"H1/p1", "H1/p2"}
+
+
+def test_after_a_failed_commit_nothing_read_is_skipped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [diameter("g", 0, 20), b"{ this is no event", *cohort(n=3)]
+    site.log.append([NewRecord("H1/p1", line) for line in lines])
+    worker = site.worker()
+    real, calls = site.store.commit, 0
+
+    def fail_once(group: CommitGroup) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise StoreError("the store is away")
+        return real(group)
+
+    monkeypatch.setattr(site.store, "commit", fail_once)
+    with pytest.raises(StoreError, match="away"):
+        worker.run(BOUNDS)
+    assert site.store.counts()["journal"] == 0
+    tally = worker.run(BOUNDS)
+    worker.release()
+    assert (tally.n_accepted, tally.n_rejected) == (len(lines) - 1, 1)
+    assert digests(site) == replayed(site)
+
+
+def test_one_thread_and_two_make_the_same_twins(site: Site) -> None:
+    site.ingest(cohort())
+    host = LocalHost(TwinShard(site.binding, history(site.store)))
+    rules = WorkerSettings("w1", "log", "1", 1e6, timedelta(minutes=5), threaded=False)
+    worker = Worker(site.log, site.store, host, site.clock, rules)
+    assert worker.run(BOUNDS).n_accepted == len(cohort())
+    worker.release()
+    assert digests(site) == replayed(site)

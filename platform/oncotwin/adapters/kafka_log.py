@@ -34,6 +34,7 @@ _RECONNECT_BACKOFF_MS = 2_000
 _REQUEST_TIMEOUT_MS = 20_000
 _DELIVERY_TIMEOUT_MS = 60_000
 """Longer than a request's, so that a broker's restart is ridden out by the client's own retries."""
+_POLL_RECORDS = 1_000
 _TOPIC_SETTINGS = {
     # The log is what everything can be rebuilt from: a broker's default of seven days would throw it away.
     "retention.ms": "-1",
@@ -78,10 +79,12 @@ class KafkaEventLog:
         }
         self._producer: Any = None
         self._consumer: Any = None
-        # What a consumer has handed over beyond a read's bound, in order within each partition ...
-        self._surplus: deque[LogRecord] = deque()
+        # What a consumer has handed over beyond a read's bound, by partition ...
+        self._surplus: dict[int, deque[LogRecord]] = {}
+        self._n_surplus_bytes = 0
         # ... which continues exactly from these positions; any other request seeks anew.
         self._following: dict[int, int] = {}
+        self._turn = 0
         with self._errors("opened"):
             self._n_partitions = self._find_or_create(n_partitions, options.get("replication_factor", -1))
 
@@ -115,13 +118,9 @@ class KafkaEventLog:
         with self._errors("read"):
             if dict(positions) != self._following:
                 self._seek(positions)
-            n_bytes = sum(len(record.value) for record in self._surplus)
-            while len(self._surplus) < max_records and n_bytes < max_bytes:
+            while len(self._surplus) < len(positions) and self._n_surplus_bytes < max_bytes:
                 wait_s = 0.0 if self._surplus else max(0.0, deadline - time.monotonic())
-                polled = self._poll(wait_s, max_records - len(self._surplus))
-                n_bytes += sum(len(record.value) for record in polled)
-                self._surplus += polled
-                if polled:
+                if self._poll(wait_s):
                     continue
                 if self._surplus or not self._is_behind():
                     break
@@ -150,8 +149,7 @@ class KafkaEventLog:
         """Let go of the connections; what was appended is with the broker already."""
         producer, consumer = self._producer, self._consumer
         self._producer = self._consumer = None
-        self._following = {}
-        self._surplus.clear()
+        self._drop_surplus()
         if producer is not None:
             producer.close(timeout=5)
         if consumer is not None:
@@ -216,10 +214,14 @@ class KafkaEventLog:
         acknowledged = [future.get(timeout=_DELIVERY_TIMEOUT_MS / 1000) for future in futures]
         return [(metadata.partition, metadata.offset) for metadata in acknowledged]
 
-    def _poll(self, wait_s: float, n_wanted: int) -> list[LogRecord]:
-        """What the consumer hands over within a time."""
-        polled = self._consumer.poll(timeout_ms=int(wait_s * 1000), max_records=n_wanted)
-        return [_log_record(raw) for batch in polled.values() for raw in batch]
+    def _poll(self, wait_s: float) -> bool:
+        """Add what the consumer hands over within a time to the surplus; it hands over one fetch after the other."""
+        polled = self._consumer.poll(timeout_ms=int(wait_s * 1000), max_records=_POLL_RECORDS)
+        for place, batch in polled.items():
+            records = [_log_record(raw) for raw in batch]
+            self._surplus.setdefault(place.partition, deque()).extend(records)
+            self._n_surplus_bytes += sum(len(record.value) for record in records)
+        return bool(polled)
 
     def _is_behind(self) -> bool:
         """Whether the brokers hold records that the consumer has not come to; asks them, so it fails without them."""
@@ -229,8 +231,7 @@ class KafkaEventLog:
 
     def _seek(self, positions: Mapping[int, int]) -> None:
         """Go to positions other than those the surplus continues from, after seeing that they exist."""
-        self._surplus.clear()
-        self._following = {}
+        self._drop_surplus()
         begin, end = self.begin_offsets(), self.end_offsets()
         for partition, offset in positions.items():
             if partition not in end:
@@ -247,17 +248,39 @@ class KafkaEventLog:
             consumer.seek(place, positions[place.partition])
         self._following = dict(positions)
 
+    def _drop_surplus(self) -> None:
+        self._surplus.clear()
+        self._n_surplus_bytes = 0
+        self._following = {}
+
     def _take(self, max_records: int, max_bytes: int) -> list[LogRecord]:
-        """The head of the surplus within the bounds; at least one record when there is any."""
+        """The heads of the surplus within the bounds, at least one record when there is any.
+
+        Each partition gets a fair share before any gets more, and each read begins at another partition, so that a
+        large record anywhere comes first at some time.
+        """
         taken: list[LogRecord] = []
         n_bytes = 0
-        while self._surplus and len(taken) < max_records:
-            n_bytes += len(self._surplus[0].value)
-            if taken and n_bytes > max_bytes:
-                break
-            record = self._surplus.popleft()
-            taken.append(record)
-            self._following[record.partition] = record.offset + 1
+        self._turn += 1
+        waiting = deque(sorted(self._surplus))
+        waiting.rotate(self._turn)
+        while waiting and len(taken) < max_records:
+            n_share = max(1, (max_records - len(taken)) // len(waiting))
+            partition = waiting.popleft()
+            records = self._surplus[partition]
+            for _ in range(min(n_share, len(records))):
+                size = len(records[0].value)
+                if taken and n_bytes + size > max_bytes:
+                    return taken
+                n_bytes += size
+                record = records.popleft()
+                taken.append(record)
+                self._n_surplus_bytes -= size
+                self._following[partition] = record.offset + 1
+            if records:
+                waiting.append(partition)
+            else:
+                del self._surplus[partition]
         return taken
 
     def _connected_consumer(self) -> Any:

@@ -56,6 +56,8 @@ def _start_here(n_cpus: int | None, dashboard: bool) -> None:
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     # Ray's own metrics would name each actor, and with one twin an actor that is a patient.
     os.environ.setdefault("RAY_metric_cardinality_level", "low")
+    # Ray makes its workers yield to everything else by default; here they are what everything else waits for.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             ray.init(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copyreg
 import os
+import pickle
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from oncotwin.adapters.garbage import collect_rarely
 from oncotwin.domain.errors import HostLostError
 from oncotwin.domain.header import EventHeader
 from oncotwin.domain.ids import TwinId
@@ -50,6 +52,7 @@ class TwinActor:
     """The actor class: a shard, its metrics, and the sleep of the idle."""
 
     def __init__(self, make_shard: ShardFactory, version: str, label: str) -> None:
+        collect_rarely()
         self._make_shard = make_shard
         self._version = version
         self._shard = make_shard(version)
@@ -66,8 +69,9 @@ class TwinActor:
             "oncotwin_nis", "Normalised innovation squared", boundaries=[0.1, 0.5, 1, 2, 4, 8, 16, 32]
         )
 
-    def fold(self, version: str, deliveries: list[Delivery]) -> list[Folded]:
-        """Fold deliveries under a model version."""
+    def fold(self, version: str, packed: bytes) -> bytes:
+        """Fold deliveries under a model version; takes a pickled list of `Delivery`, gives one of `Folded`."""
+        deliveries: list[Delivery] = pickle.loads(packed)
         if version != self._version:
             self._shard.close()
             self._shard = self._make_shard(version)
@@ -86,7 +90,7 @@ class TwinActor:
         if self._shard.n_twins != self._n_twins:
             self._n_twins = self._shard.n_twins
             self._live.set(self._n_twins)
-        return folded
+        return pickle.dumps(folded, pickle.HIGHEST_PROTOCOL)
 
     def forget(self, twin_ids: list[TwinId]) -> None:
         """Drop twins from memory."""
@@ -119,7 +123,7 @@ class _Ticket:
         found: list[Folded | None] = [None] * self.n
         for name, places, reference in self.parts:
             try:
-                answers = ray.get(reference)
+                answers: list[Folded] = pickle.loads(ray.get(reference))
             except RayError as error:
                 self.lost(name)
                 raise HostLostError(
@@ -174,10 +178,11 @@ class RayHost:
             name = self.actor_name(delivery.twin_id, delivery.ordinal)
             self._of_twin[delivery.twin_id] = name
             places[name].append(place)
-        parts = [
-            (name, at, self._actor(name).fold.remote(self._version, [deliveries[place] for place in at]))
-            for name, at in places.items()
-        ]
+        parts = []
+        for name, at in places.items():
+            # Pickled here: Ray's own pickler asks Python code about each object, which takes five times as long.
+            packed = pickle.dumps([deliveries[place] for place in at], pickle.HIGHEST_PROTOCOL)
+            parts.append((name, at, self._actor(name).fold.remote(self._version, packed)))
         self._sleep_idle()
         return _Ticket(parts, len(deliveries), self._lost)
 

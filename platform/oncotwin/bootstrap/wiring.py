@@ -144,8 +144,10 @@ def open_host(settings: Settings, version: str) -> TwinHost:
     )
     factory = ShardFactory(settings, slim.to_json(), name)
     if settings.ray == "in-process":
+        from oncotwin.adapters.garbage import collect_rarely
         from oncotwin.adapters.local_host import LocalHost
 
+        collect_rarely()
         return LocalHost(factory(name))
     from oncotwin.adapters.ray_cluster import connect
     from oncotwin.adapters.ray_host import RayHost
