@@ -213,7 +213,7 @@ def _seen(
         innovations.append(
             Innovation(
                 item.observable, item.target, step.time, item.header.key, step.value, float(mean), float(variance),
-                item.censoring != "none", float(log_likelihood),
+                item.censoring, float(log_likelihood),
             )
         )
         spreads.append(tuple(np.sqrt(np.diagonal(covariance)[: int(n)]).tolist()))

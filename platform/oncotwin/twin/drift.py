@@ -24,6 +24,7 @@ from typing import Any, Literal
 from scipy.special import ndtr, ndtri
 
 from oncotwin.domain.ids import EventKey
+from oncotwin.domain.observation import Censoring
 from oncotwin.twin import drift_thresholds
 from oncotwin.twin.alert_text import recommendation, statement
 
@@ -41,6 +42,7 @@ class Innovation:
     Attributes:
         time: days since 1970-01-01.
         value: as observed; the limit where ``censored`` (the lower end of an interval).
+        censoring: kind of it: none, left (below ``value``), right (above it) or interval (from ``value`` on).
         predicted_mean, predicted_variance: of the observation, noise included.
         log_likelihood: of the observation; where censored, log-probability of the censoring event.
     """
@@ -52,8 +54,13 @@ class Innovation:
     value: float
     predicted_mean: float
     predicted_variance: float
-    censored: bool
+    censoring: Censoring
     log_likelihood: float
+
+    @property
+    def censored(self) -> bool:
+        """Whether only a bound was seen."""
+        return self.censoring != "none"
 
     @property
     def whitened(self) -> float:
@@ -70,8 +77,7 @@ class Innovation:
         mass = math.exp(self.log_likelihood)
         under = float(ndtr(z))
         # Below a limit the mass is all that lies under it; above a limit, or between two, it begins at the value.
-        below = math.isclose(mass, under, rel_tol=1e-6)
-        middle = 0.5 * mass if below else under + 0.5 * mass
+        middle = 0.5 * mass if self.censoring == "left" else under + 0.5 * mass
         return float(ndtri(min(max(middle, 1e-300), 1.0 - 1e-16)))
 
 

@@ -234,7 +234,7 @@ def _estimates(
             innovation = Innovation(
                 observable=item.observable, target=item.target, time=step.time, event=item.header.key,
                 value=step.value, predicted_mean=float(info.predicted_mean[row]),
-                predicted_variance=float(info.predicted_variance[row]), censored=item.censoring != "none",
+                predicted_variance=float(info.predicted_variance[row]), censoring=item.censoring,
                 log_likelihood=float(info.log_likelihood[row]),
             )
         found.append(

@@ -19,7 +19,7 @@ def innovation(z: float, day: float = 15_000.0, observable: str = "psa", **field
     """An observation ``z`` predicted standard deviations (2 units each) from its forecast of 1."""
     values: dict[str, object] = {
         "observable": observable, "target": "", "time": day, "event": ("urn:lab", f"e{day:.0f}"),
-        "value": 1.0 + 2.0 * z, "predicted_mean": 1.0, "predicted_variance": 4.0, "censored": False,
+        "value": 1.0 + 2.0 * z, "predicted_mean": 1.0, "predicted_variance": 4.0, "censoring": "none",
         "log_likelihood": 0.0,
     }
     return Innovation(**{**values, **fields})  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def test_censored_values_say_nothing_of_the_spread() -> None:
     state = DriftState()
     alerts: list[Alert] = []
     for i in range(20):
-        below = innovation(0.1, 15_000.0 + 28 * i, censored=True, log_likelihood=float(log_ndtr(0.1)))
+        below = innovation(0.1, 15_000.0 + 28 * i, censoring="left", log_likelihood=float(log_ndtr(0.1)))
         state, raised = watch(state, TWIN, below, [0.5], SETTINGS)
         alerts.extend(raised)
     assert not [a for a in alerts if a.kind == "inconsistent"]
@@ -106,10 +106,10 @@ def test_growing_posterior_asks_for_a_measurement() -> None:
 
 @pytest.mark.parametrize("z", [-4.0, -0.5, 0.0, 1.3, 6.0])
 def test_censored_score_is_the_middle_of_its_mass(z: float) -> None:
-    below = innovation(z, censored=True, log_likelihood=float(log_ndtr(z)))
+    below = innovation(z, censoring="left", log_likelihood=float(log_ndtr(z)))
     assert ndtr(below.whitened) == pytest.approx(0.5 * ndtr(z), rel=1e-9)
-    above = innovation(z + 0.1, censored=True, log_likelihood=float(log_ndtr(-z - 0.1)))
-    assert ndtr(-above.whitened) == pytest.approx(0.5 * ndtr(-z - 0.1), rel=1e-6)
+    above = innovation(z, censoring="right", log_likelihood=float(log_ndtr(-z)))
+    assert ndtr(-above.whitened) == pytest.approx(0.5 * ndtr(-z), rel=1e-6)
 
 
 def test_without_prediction_nothing_changes() -> None:
