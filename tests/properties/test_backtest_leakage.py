@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.twin.simulated import population, treated, volume
 from tests.unit.twin.trend_model import TrendModel
 
+from oncotwin.domain.bundle import FilterChoice
 from oncotwin.domain.observation import Observation
 from oncotwin.twin.backtest import ForecastTable, backtest_bundle
 from oncotwin.twin.boosting import Growth
@@ -20,7 +22,8 @@ from oncotwin.twin.timeline import Item
 MODEL = TrendModel()
 EFFORT = Effort(rounds=1, sweeps=0, growth=Growth(n_trees=5, min_rows=20))
 PATIENTS = population(40, agents=("A", "B"))
-BUNDLE = calibrate_bundle(PATIENTS, [MODEL], effort=EFFORT)
+CHOICES = (FilterChoice(), FilterChoice("ensemble", {"n_members": 12}), FilterChoice("particle", {"n_particles": 20}))
+BUNDLES = {choice.name: calibrate_bundle(PATIENTS, [MODEL], effort=EFFORT, choice=choice) for choice in CHOICES}
 
 
 def made_before(table: ForecastTable, moment: np.datetime64) -> dict[tuple[str, ...], list[float]]:
@@ -33,12 +36,15 @@ def made_before(table: ForecastTable, moment: np.datetime64) -> dict[tuple[str, 
     }
 
 
+@pytest.mark.parametrize("chosen", list(BUNDLES))
 @settings(max_examples=25)
 @given(
     patient=st.integers(0, 39), cut=st.integers(0, 6), scale=st.floats(0.01, 100.0), agent=st.sampled_from(["A", "C"]),
     turn=st.sampled_from(["on", "off"]),
 )
-def test_the_future_changes_no_forecast(patient: int, cut: int, scale: float, agent: str, turn: str) -> None:
+def test_the_future_changes_no_forecast(
+    chosen: str, patient: int, cut: int, scale: float, agent: str, turn: str
+) -> None:
     twin = f"inst/p{patient:03d}"
     items = PATIENTS[twin]
     visits = [i for i in items if isinstance(i, Observation)]
@@ -52,7 +58,7 @@ def test_the_future_changes_no_forecast(patient: int, cut: int, scale: float, ag
     after = (last.header.time - past[0].header.time).total_seconds() / 86_400 + 0.5
     changed: list[Item] = [treated(name, after, agent, turn), volume(name, after, 7.0, target="new"), *later]
     altered = {twin: sorted([*past, *changed], key=fold_key)}
-    first = made_before(backtest_bundle({twin: items}, [MODEL], BUNDLE, "v"), moment)
-    second = made_before(backtest_bundle(altered, [MODEL], BUNDLE, "v"), moment)
+    first = made_before(backtest_bundle({twin: items}, [MODEL], BUNDLES[chosen], "v"), moment)
+    second = made_before(backtest_bundle(altered, [MODEL], BUNDLES[chosen], "v"), moment)
     assert first
     assert all(second[key] == levels for key, levels in first.items())

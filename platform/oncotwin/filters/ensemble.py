@@ -376,7 +376,7 @@ class EnsembleFilter(FoldingFilter[EnsembleState]):
 
     def gather(self, parts: Sequence[TwinPosterior], capacity: int) -> EnsembleState:
         """One batch of twins that were apart."""
-        time, n_active, members, keys = gather_members(parts, self.n_members, capacity)
+        time, n_active, members, keys = gather_members(parts, self.n_members, capacity, weighted=False)
         n_conditioned = np.array([part.n_conditioned for part in parts], dtype=np.int64)
         read_only(time, n_active, members, keys, n_conditioned)
         return EnsembleState(time, n_active, members, keys, n_conditioned)

@@ -222,7 +222,7 @@ def draw_members(
 
 
 def gather_members(
-    parts: Sequence[TwinPosterior], n_members: int, capacity: int
+    parts: Sequence[TwinPosterior], n_members: int, capacity: int, *, weighted: bool
 ) -> tuple[Array, IntArray, Array, KeyArray]:
     """Times (k,), active components (k,), members (k, n_members, capacity) and keys (k,) of twins that were apart.
 
@@ -231,9 +231,10 @@ def gather_members(
     """
     members, n_active = np.zeros((len(parts), n_members, capacity)), np.zeros(len(parts), dtype=np.int64)
     for i, part in enumerate(parts):
-        if "members" not in part.arrays or len(part.arrays["members"]) != n_members:
-            shapes = {name: array.shape for name, array in part.arrays.items()}
-            raise ModelError(f"filter of {n_members} members: twin {i} is followed by {shapes}; fold it anew")
+        shapes = {name: array.shape for name, array in part.arrays.items()}
+        if shapes.get("members", ())[:1] != (n_members,) or ("log_weights" in shapes) != weighted:
+            what = "particles" if weighted else "members"
+            raise ModelError(f"filter of {n_members} {what}: twin {i} has {shapes}; fold it anew")
         n_active[i] = part.n_active
         members[i, :, : n_active[i]] = part.arrays["members"]
     time = np.array([part.time for part in parts], dtype=np.float64)

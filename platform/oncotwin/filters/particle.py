@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from oncotwin.domain.errors import ConfigurationError, ModelError
+from oncotwin.domain.errors import ConfigurationError
 from oncotwin.filters.base import (
     OBSERVE,
     PROPAGATE,
@@ -366,9 +366,7 @@ class ParticleFilter(FoldingFilter[ParticleState]):
 
     def gather(self, parts: Sequence[TwinPosterior], capacity: int) -> ParticleState:
         """One batch of twins that were apart."""
-        time, n_active, particles, keys = gather_members(parts, self.n_particles, capacity)
-        if any("log_weights" not in part.arrays for part in parts):
-            raise ModelError("particle filter: an ensemble has no weights; fold the twin anew")
+        time, n_active, particles, keys = gather_members(parts, self.n_particles, capacity, weighted=True)
         log_weights = np.array([part.arrays["log_weights"] for part in parts]).reshape(len(parts), self.n_particles)
         read_only(time, n_active, particles, log_weights, keys)
         return ParticleState(time, n_active, particles, log_weights, keys)

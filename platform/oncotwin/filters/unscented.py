@@ -357,7 +357,7 @@ class UnscentedFilter(FoldingFilter[GaussianState]):
         mean, covariance, n_active = np.zeros((k, capacity)), np.zeros((k, capacity, capacity)), np.zeros(k, np.int64)
         for i, part in enumerate(parts):
             if "mean" not in part.arrays:
-                raise ModelError(f"unscented filter: twin {i} is followed by {sorted(part.arrays)}; fold it anew")
+                raise ModelError(f"unscented filter: twin {i} has {sorted(part.arrays)}; fold it anew")
             n = part.n_active
             n_active[i], mean[i, :n], covariance[i, :n, :n] = n, part.arrays["mean"], part.arrays["covariance"]
         time = np.array([part.time for part in parts])
