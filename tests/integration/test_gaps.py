@@ -25,7 +25,8 @@ from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import bind
 from oncotwin.twin.shard import TwinShard
 from oncotwin_flows.gaps import GapWatch
-from oncotwin_flows.worker import Bounds, Worker, WorkerSettings
+from oncotwin_flows.groups import Bounds
+from oncotwin_flows.worker import Worker, WorkerSettings
 from oncotwin_services.cli import main
 
 SOURCE = "urn:oncotwin:H1:ris"
