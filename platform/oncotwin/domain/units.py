@@ -124,12 +124,13 @@ _OTHER_SHAPE = {DIAMETER: VOLUME, VOLUME: DIAMETER}
 
 def unit_complaint(observable: Observable, unit: str | None) -> tuple[str, str]:
     """Return (what is wrong, what to do) for a unit that is not on the observable's list."""
-    shown = "no unit" if unit is None else f"unit '{unit}'"
     allowed = " or ".join(observable.factors)
+    if unit is None:
+        return f"{observable.name} has no unit", f"send {allowed}"
     if observable.name in _SHAPES:
         remedy = f"send {allowed}"
         other = _OTHER_SHAPE.get(observable.name)
         if other is not None and unit in OBSERVABLES[other].factors:
             remedy += f", or use kind '{other}'"
-        return f"{shown} is not {_SHAPES[observable.name]}", remedy
-    return f"{shown} is not used for {observable.name}", f"send {allowed}"
+        return f"unit '{unit}' is not {_SHAPES[observable.name]}", remedy
+    return f"unit '{unit}' is not used for {observable.name}", f"send {allowed}"

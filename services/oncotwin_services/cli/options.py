@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,11 +11,17 @@ from typing import Any
 
 import click
 
-from oncotwin.bootstrap.settings import Settings, load_settings
+from oncotwin.bootstrap.settings import CONFIG_VARIABLE, Settings, load_settings
 from oncotwin.domain.errors import ConfigurationError, OncotwinError
 from oncotwin_services.cli.output import stderr
 
-SETTING_FLAGS = ("home", "log", "store", "ray", "mlflow", "twins_per_actor", "partitions")
+SETTING_FLAGS = (
+    "home", "log", "store", "ray", "mlflow", "twins_per_actor", "partitions", "batch_events", "batch_seconds",
+    "commit_events",
+)
+_PREFIX = "ONCOTWIN_"
+_OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, f"{_PREFIX}DATA"})
+"""Variables that are no settings: where the settings file lies, and where tests and benchmarks find real tables."""
 
 
 class MomentType(click.ParamType[datetime]):
@@ -38,6 +45,14 @@ class MomentType(click.ParamType[datetime]):
 MOMENT = MomentType()
 
 
+def _name_strangers() -> None:
+    """Say which variables look like settings and are none: a typing mistake is not to be taken for silence."""
+    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
+    for name in sorted(os.environ):
+        if name.upper().startswith(_PREFIX) and name.upper() not in known:
+            stderr.print(f"oncotwin: {name} is no setting and is not read; see docs/configuration.md", highlight=False)
+
+
 def command_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the settings flags and ``--json``; pass ``settings`` and ``as_json`` on; turn errors into exit codes.
 
@@ -52,10 +67,16 @@ def command_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--mlflow", help="MLflow tracking URI.")
     @click.option("--twins-per-actor", type=int, help="Twins in one Ray actor; 1 names an actor for each patient.")
     @click.option("--partitions", type=int, help="Partitions of a topic that does not exist yet.")
+    @click.option("--arrays", multiple=True, help="Prefix of an array store that a claim check may name; repeatable.")
+    @click.option("--batch-events", type=int, help="Most events of one flow run.")
+    @click.option("--batch-seconds", type=float, help="Longest time that one flow run drains the log.")
+    @click.option("--commit-events", type=int, help="Most events of one transaction.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         flags = {name: kwargs.pop(name) for name in SETTING_FLAGS}
+        flags["arrays"] = list(kwargs.pop("arrays")) or None
+        _name_strangers()
         try:
             settings: Settings = load_settings(**flags)
             code = function(*args, settings=settings, **kwargs)

@@ -128,6 +128,11 @@ def test_a_rejection_in_binary_mode_keeps_attributes_and_data() -> None:
     assert isinstance(admit(json.dumps(mended).encode(), (), policy())[1], Observation)
 
 
+def test_a_missing_unit_is_called_missing() -> None:
+    item = rejected(LESION, id="4711", data={"unit": ...})
+    assert f"{item.reason}; {item.remedy}" == "lesion.measured 4711: longest_diameter has no unit; send mm or cm"
+
+
 def test_bytes_that_are_no_event_keep_what_can_be_read_of_them() -> None:
     event, item = admit(line(LESION, colour="red"), (), policy())
     assert event is None
