@@ -38,6 +38,7 @@ MAX_RETRIES = 10
 
 _MAX_READ_BYTES = 8 * 1024 * 1024
 _LONGEST_PAUSE_S = 5.0
+_ASK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +170,10 @@ class Worker:
             return
         now, settings = self._clock.now(), self._settings
         held = self._store.acquire_leases(
-            settings.log_name, settings.name, range(self._log.n_partitions), settings.lease_s, now,
-            self._log.n_partitions,
+            settings.log_name, settings.name, range(self._log.n_partitions), settings.lease_s, now
         )
-        self._renew_at = time.monotonic() + settings.lease_s / 3.0
+        # Others make room for a newcomer when they renew: it asks often until they did.
+        self._renew_at = time.monotonic() + (settings.lease_s / 3.0 if held else min(settings.lease_s / 3.0, _ASK_S))
         if held != self._epochs:
             self._reset()
             self._epochs = dict(held)

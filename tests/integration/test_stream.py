@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from oncotwin.adapters.event_log import open_event_log
 from oncotwin.adapters.local_host import LocalHost
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
-from oncotwin.bootstrap.wiring import history
+from oncotwin.bootstrap.wiring import SystemClock, history
 from oncotwin.domain.bundle import ModelBundle
 from oncotwin.domain.errors import FencedError, StoreError
 from oncotwin.filters.unscented import UnscentedFilter
@@ -64,6 +66,7 @@ class Site:
     binding: Binding
     clock: SteppingClock
     url: str
+    name: str
     opened: list[EventLog]
 
     def ingest(self, lines: list[bytes]) -> list[int]:
@@ -97,7 +100,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     log = open_event_log(log_url, f"stream.{tmp_path.name}", 3)
     store = open_twin_store(store_url)
     binding = bind("1", ModelBundle({}), [TumourBurden()], UnscentedFilter(), DriftSettings())
-    built = Site(log, store, binding, SteppingClock(), log_url, [])
+    built = Site(log, store, binding, SteppingClock(), log_url, f"stream.{tmp_path.name}", [])
     yield built
     for opened in (log, *built.opened):
         opened.close()
@@ -303,4 +306,32 @@ def test_one_thread_and_two_make_the_same_twins(site: Site) -> None:
     worker = Worker(site.log, site.store, host, site.clock, rules)
     assert worker.run(BOUNDS).n_accepted == len(cohort())
     worker.release()
+    assert digests(site) == replayed(site)
+
+
+def test_a_second_worker_gets_its_share_and_both_together_do_all(site: Site) -> None:
+    lines = cohort(n=12)
+    site.log.append([_record(line) for line in lines])
+    few = Bounds(events=4, commit_events=2, poll_seconds=0.05)
+    with closing(open_event_log(site.url, site.name, 3)) as own_log:
+        workers = [
+            Worker(
+                log, site.store, LocalHost(TwinShard(site.binding, history(site.store))), SystemClock(),
+                WorkerSettings(name, "log", "1", 3.0, timedelta(minutes=5)),
+            )
+            for name, log in (("w1", site.log), ("w2", own_log))
+        ]
+        done = [workers[0].run(few), workers[1].run(few)]
+        assert [tally.partitions for tally in done] == [3, 0]
+        # The first gives some of its partitions back when it renews its leases, a third of their time later.
+        time.sleep(1.1)
+        done.append(workers[0].run(few))
+        time.sleep(1.1)
+        shared = workers[1].run(few)
+        assert shared.partitions == 1 and shared.n_accepted > 0
+        done.append(shared)
+        while sum(tally.n_accepted for tally in done) < len(lines):
+            done += [worker.run(few) for worker in workers]
+        for worker in workers:
+            worker.release()
     assert digests(site) == replayed(site)

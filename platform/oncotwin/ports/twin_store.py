@@ -148,6 +148,7 @@ class SequenceGap:
         institution: whose source it is.
         first, last: the missing numbers, both ends included.
         opened_at: when the numbers on both sides had been received.
+        alerted_at: when an alert last told of gaps of this source, None where none ever did.
     """
 
     source: str
@@ -155,6 +156,7 @@ class SequenceGap:
     first: int
     last: int
     opened_at: datetime
+    alerted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +232,18 @@ class TwinStore(Protocol):
         ...
 
     def acquire_leases(
-        self, log_name: str, worker: str, partitions: Iterable[int], ttl_s: float, now: datetime, max_partitions: int
+        self, log_name: str, worker: str, partitions: Iterable[int], ttl_s: float, now: datetime,
+        max_partitions: int | None = None,
     ) -> dict[int, int]:
-        """Take free or expired partitions up to a number, and renew one's own; returns all held: partition -> epoch."""
+        """Take free or expired partitions up to a number, and renew one's own; returns all held: partition -> epoch.
+
+        Without a number a worker takes a fair share among those that ask for one; what it holds beyond its share is
+        given back.
+        """
         ...
 
     def release_leases(self, log_name: str, worker: str, epochs: Mapping[int, int]) -> None:
-        """Give partitions back."""
+        """Give partitions back and leave the circle of workers that share them."""
         ...
 
     def known(self, keys: Sequence[EventKey]) -> dict[EventKey, str]:

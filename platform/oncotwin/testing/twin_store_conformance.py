@@ -280,6 +280,21 @@ class TwinStoreConformance:
         assert other.acquire_leases(LOG, "other", range(4), 30.0, later, 4) == {}
         assert other.acquire_leases("another log", "other", [0], 30.0, later, 4).keys() == {0}
 
+    def test_workers_share_partitions_fairly(self, open_store: OpenStore) -> None:
+        one, other = open_store(), open_store()
+        assert len(one.acquire_leases(LOG, "one", range(5), 30.0, NOW)) == 5
+        assert other.acquire_leases(LOG, "other", range(5), 30.0, NOW) == {}
+        kept = one.acquire_leases(LOG, "one", range(5), 30.0, NOW)
+        taken = other.acquire_leases(LOG, "other", range(5), 30.0, NOW)
+        assert (len(kept), len(taken)) == (3, 2)
+        assert set(kept).isdisjoint(taken)
+        other.release_leases(LOG, "other", taken)
+        assert len(one.acquire_leases(LOG, "one", range(5), 30.0, NOW)) == 5
+        # One that fell silent counts no longer once its announcement ran out.
+        other.acquire_leases(LOG, "other", range(5), 30.0, NOW)
+        later = NOW + timedelta(seconds=31)
+        assert len(one.acquire_leases(LOG, "one", range(5), 30.0, later)) == 5
+
     def test_leases_are_given_back(self, open_store: OpenStore) -> None:
         one, other = open_store(), open_store()
         held = one.acquire_leases(LOG, "one", range(4), 30.0, NOW, 4)

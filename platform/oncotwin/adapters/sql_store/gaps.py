@@ -6,7 +6,6 @@ look reads the index of numbers beyond these marks and within the open gaps, and
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -32,12 +31,15 @@ def look(connection: Connection, now: datetime) -> list[SequenceGap]:
     _open(connection)
     gaps, marks = schema.gaps, schema.sequences
     query = (
-        select(gaps, marks.c.institution)
+        select(gaps, marks.c.institution, marks.c.alerted_at)
         .join(marks, marks.c.source == gaps.c.source)
         .where(gaps.c.alert_id == _NO_ALERT)
     )
     found = [
-        SequenceGap(row.source, row.institution, row.first, row.last, schema.from_us(row.opened_at))
+        SequenceGap(
+            row.source, row.institution, row.first, row.last, schema.from_us(row.opened_at),
+            None if row.alerted_at is None else schema.from_us(row.alerted_at),
+        )
         for row in connection.execute(query)
     ]
     return sorted(found, key=lambda gap: (gap.source, gap.first))
@@ -58,6 +60,12 @@ def raise_alert(
     connection.execute(
         told.values(alert_id=alert.alert_id), [{"of": gap.source, "at": gap.first} for gap in gaps]
     )
+    marks = schema.sequences
+    connection.execute(
+        update(marks)
+        .where(marks.c.source.in_({gap.source for gap in gaps}))
+        .values(alerted_at=schema.to_us(now))
+    )
     return True
 
 
@@ -74,21 +82,24 @@ def _commit(connection: Connection, now: datetime, *messages: OutboxRow) -> int:
 
 def _close(connection: Connection, now: datetime) -> None:
     """Take the numbers that have come out of the gaps, and supersede alerts that have none left."""
-    gaps, journal = schema.gaps, schema.journal
-    came = (
-        select(gaps, journal.c.sequence, journal.c.event_id, journal.c.received_at)
-        .join(
-            journal,
-            (journal.c.source == gaps.c.source) & journal.c.sequence.between(gaps.c.first, gaps.c.last),
-        )
-        .order_by(gaps.c.source, journal.c.sequence)
+    gaps, journal = schema.gaps, schema.journal.c
+    # One step in the index for each gap; as a join, PostgreSQL may compare all numbers with all gaps.
+    first_come = (
+        select(func.min(journal.sequence))
+        .where(journal.source == gaps.c.source, journal.sequence.between(gaps.c.first, gaps.c.last))
+        .scalar_subquery()
     )
-    numbers: dict[tuple[str, int, int, int, str], list[int]] = defaultdict(list)
+    numbers: dict[tuple[str, int, int, int, str], list[int]] = {}
     latest: dict[str, tuple[int, str]] = {}
-    for row in connection.execute(came):
-        numbers[row.source, row.first, row.last, row.opened_at, row.alert_id].append(row.sequence)
-        brought = (row.received_at, f"{row.source} {row.event_id}")
-        latest[row.alert_id] = max(latest.get(row.alert_id, brought), brought)
+    for gap in connection.execute(select(gaps).where(first_come.is_not(None))).all():
+        came = connection.execute(
+            select(journal.sequence, journal.event_id, journal.received_at)
+            .where(journal.source == gap.source, journal.sequence.between(gap.first, gap.last))
+            .order_by(journal.sequence)
+        ).all()
+        numbers[gap.source, gap.first, gap.last, gap.opened_at, gap.alert_id] = [row.sequence for row in came]
+        brought = max((row.received_at, f"{gap.source} {row.event_id}") for row in came)
+        latest[gap.alert_id] = max(latest.get(gap.alert_id, brought), brought)
     if not numbers:
         return
     connection.execute(

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from oncotwin.domain.errors import ConfigurationError
 
-HEAD = "0003"
+HEAD = "0004"
 """Schema of this release."""
 
 # One number for "somebody is migrating this database"; PostgreSQL's advisory locks are named by numbers.

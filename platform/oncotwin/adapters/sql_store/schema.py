@@ -150,6 +150,14 @@ leases = Table(
     Column("expires_at", BigInteger, nullable=False),
 )
 
+# Who asked for a fair share of a log's partitions, and until when that counts.
+workers = Table(
+    "workers", metadata,
+    Column("log_name", Text, primary_key=True),
+    Column("worker", Text, primary_key=True),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
 dead_letters = Table(
     "dead_letters", metadata,
     Column("number", Serial, primary_key=True, autoincrement=True),
@@ -179,6 +187,7 @@ sequences = Table(
     Column("institution", Text, nullable=False),
     Column("first", BigInteger, nullable=False),
     Column("last", BigInteger, nullable=False),
+    Column("alerted_at", BigInteger),
 )
 
 # A gap that is filled in part leaves the parts that stay open in its place; `alert_id` is "" until an alert tells of

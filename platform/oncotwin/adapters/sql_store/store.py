@@ -107,16 +107,18 @@ class SqlTwinStore:
             return {row.log_partition: row.next_offset for row in rows}
 
     def acquire_leases(
-        self, log_name: str, worker: str, partitions: Iterable[int], ttl_s: float, now: datetime, max_partitions: int
+        self, log_name: str, worker: str, partitions: Iterable[int], ttl_s: float, now: datetime,
+        max_partitions: int | None = None,
     ) -> dict[int, int]:
-        """Take free or expired partitions up to a number, and renew one's own."""
+        """Take free or expired partitions up to a number or a fair share, and renew one's own."""
         with self._transaction(write=True) as connection:
             return leases.acquire(connection, log_name, worker, list(partitions), ttl_s, now, max_partitions)
 
     def release_leases(self, log_name: str, worker: str, epochs: Mapping[int, int]) -> None:
-        """Give partitions back."""
+        """Give partitions back and leave the circle of workers."""
         with self._transaction(write=True) as connection:
             leases.release(connection, log_name, worker, epochs)
+            leases.leave(connection, log_name, worker)
 
     def _hashes(self, table: Table, keys: Sequence[EventKey]) -> dict[EventKey, str]:
         by_source: dict[str, list[str]] = {}

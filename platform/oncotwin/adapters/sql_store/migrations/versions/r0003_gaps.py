@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("institution", sa.Text, nullable=False),
         sa.Column("first", sa.BigInteger, nullable=False),
         sa.Column("last", sa.BigInteger, nullable=False),
+        sa.Column("alerted_at", sa.BigInteger),
     )
     op.create_table(
         "gaps",
