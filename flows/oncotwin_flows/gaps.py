@@ -52,7 +52,7 @@ class GapWatch:
             StoreError: the store does not answer.
         """
         now = self._clock.now()
-        overdue = [gap for gap in self._store.look_for_gaps(now) if now - gap.opened_at >= self._patience]
+        overdue = [gap for gap in self._store.look_for_gaps(now) if self._is_overdue(gap, now)]
         n = 0
         for _, group in groupby(overdue, key=lambda gap: gap.source):
             missing = list(group)
@@ -60,6 +60,11 @@ class GapWatch:
             n += self._store.raise_gap_alert(alert, missing, institution_alert(alert, now), now)
         self._looked_at = now
         return n
+
+    def _is_overdue(self, gap: SequenceGap, now: datetime) -> bool:
+        """Open for long enough; and a source that goes on losing events is told of once in that while, all together."""
+        known_since = max(gap.opened_at, gap.alerted_at or gap.opened_at)
+        return now - known_since >= self._patience
 
 
 def gap_alert(missing: Sequence[SequenceGap], now: datetime, patience: timedelta) -> AlertRow:

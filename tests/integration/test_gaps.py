@@ -162,3 +162,12 @@ def test_the_commands_show_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run("work", "--until-idle")
     assert run("alerts") == []
     assert [one["superseded_by"] for one in run("alerts", "--all")] == [f"{SOURCE} e3"]
+
+
+def test_a_source_that_goes_on_losing_events_is_told_of_once_in_a_while(site: Site) -> None:
+    raised = []
+    for minute in range(0, 240, 20):
+        raised.append(site.work(numbered(2 * minute)))
+        site.clock.leap(minutes=20)
+    assert raised == [0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0]
+    assert len(site.store().alerts("H1")) == 3
