@@ -22,7 +22,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from oncotwin.domain.errors import ModelError
-from oncotwin.filters.steps import StepTable, observing, passing
+from oncotwin.filters.steps import Operation, StepTable, observing, passing
 
 S = TypeVar("S", bound="FilterState")
 Array = NDArray[np.float64]
@@ -113,10 +113,26 @@ class FoldInfo:
     member_variance: Array = field(default_factory=lambda: np.zeros((0, 0)))
     member_weight: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
+    @property
+    def columns(self) -> tuple[Array | IntArray, ...]:
+        """What every kernel writes, in the order in which it takes it."""
+        return (
+            self.predicted_mean, self.predicted_variance, self.log_likelihood, self.mean, self.covariance,
+            self.n_active, self.status,
+        )
 
-def blank_info(n_steps: int, n: int, *, record: bool, n_predict: int = 0, n_members: int = 0) -> FoldInfo:
-    """A `FoldInfo` of these sizes for a kernel to fill."""
+    @property
+    def member_columns(self) -> tuple[Array, ...]:
+        """What kernels with members write besides."""
+        return self.member_mean, self.member_variance, self.member_weight
+
+
+def blank_info(steps: StepTable, n: int, *, record: bool, n_members: int = 0) -> FoldInfo:
+    """A `FoldInfo` for a kernel to fill, with room for the predictions of so many members a twin."""
+    n_steps = steps.n_steps
     rows = n_steps if record else 0
+    n_predict = int(np.count_nonzero(steps.operation == int(Operation.PREDICT))) if n_members else 0
+    n_members = n_members if n_predict else 0
     return FoldInfo(
         predicted_mean=np.full(n_steps, np.nan), predicted_variance=np.full(n_steps, np.nan),
         log_likelihood=np.zeros(n_steps), mean=np.zeros((rows, n)), covariance=np.zeros((rows, n, n)),

@@ -38,8 +38,8 @@ from oncotwin.filters.base import (
 from oncotwin.filters.ensemble_state import EnsembleState
 from oncotwin.filters.members import (
     draw_members,
+    functions_of,
     gather_members,
-    one_by_one,
     propagate_members,
     reset_members,
     truncated_quantile,
@@ -358,18 +358,11 @@ class EnsembleFilter(FoldingFilter[EnsembleState]):
         keys, n_conditioned = state.keys.copy(), state.n_conditioned.copy()
         n = members.shape[2]
         check_shapes(len(clock), n, clock, system, steps)
-        n_predict = int(np.count_nonzero(steps.operation == _PREDICT)) if self.keep_members else 0
-        info = blank_info(
-            steps.n_steps, n, record=record, n_predict=n_predict, n_members=members.shape[1] if n_predict else 0
-        )
+        info = blank_info(steps, n, record=record, n_members=members.shape[1] if self.keep_members else 0)
         _fold(
-            system.propagate, system.propagate_many or one_by_one, system.propagate_many is not None, system.observe,
-            members, n_active, clock, keys, n_conditioned, system.constants,
-            system.process_variance, self.inflation, self.rotated, self.deterministic, steps.offsets, steps.time,
-            steps.operation, steps.operator, steps.target, steps.value, steps.upper, steps.inputs, steps.reset,
-            steps.resets, steps.keys, record, info.predicted_mean, info.predicted_variance, info.log_likelihood,
-            info.mean, info.covariance, info.n_active, info.status, info.member_mean, info.member_variance,
-            info.member_weight,
+            *functions_of(system), members, n_active, clock, keys, n_conditioned, system.constants,
+            system.process_variance, self.inflation, self.rotated, self.deterministic, *steps.columns, steps.keys,
+            record, *info.columns, *info.member_columns,
         )
         read_only(members, n_active, clock, keys, n_conditioned)
         return EnsembleState(clock, n_active, members, keys, n_conditioned), info

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from oncotwin.filters.base import (
     Array,
     IntArray,
     KeyArray,
+    System,
     TwinPosterior,
 )
 from oncotwin.filters.linear import all_finite, factorise
@@ -43,6 +44,12 @@ def one_by_one(
     members: Array, n: int, t0: float, t1: float, inputs: Array, constants: Array, out: Array
 ) -> None:
     """Stands in for a `propagate_many` that a system does not have: kernels then call `propagate` for each row."""
+
+
+def functions_of(system: System) -> tuple[Callable[..., Any], Callable[..., Any], bool, Callable[..., Any]]:
+    """The system's compiled functions as every kernel takes them: ways to move, which one, and to observe."""
+    many = system.propagate_many
+    return system.propagate, many or one_by_one, many is not None, system.observe
 
 
 @njit(

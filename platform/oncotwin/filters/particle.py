@@ -38,9 +38,9 @@ from oncotwin.filters.base import (
 from oncotwin.filters.linear import factorise
 from oncotwin.filters.members import (
     draw_members,
+    functions_of,
     gather_members,
     normalise,
-    one_by_one,
     propagate_members,
     reset_members,
     weighted_moments,
@@ -348,18 +348,11 @@ class ParticleFilter(FoldingFilter[ParticleState]):
         clock, keys = state.time.copy(), state.keys.copy()
         n = particles.shape[2]
         check_shapes(len(clock), n, clock, system, steps)
-        n_predict = int(np.count_nonzero(steps.operation == _PREDICT)) if self.keep_members else 0
-        info = blank_info(
-            steps.n_steps, n, record=record, n_predict=n_predict, n_members=particles.shape[1] if n_predict else 0
-        )
+        info = blank_info(steps, n, record=record, n_members=particles.shape[1] if self.keep_members else 0)
         _fold(
-            system.propagate, system.propagate_many or one_by_one, system.propagate_many is not None, system.observe,
-            particles, log_weights, n_active, clock, keys, system.constants,
-            system.process_variance, self.threshold, self.jitter, self.shrink, steps.offsets, steps.time,
-            steps.operation, steps.operator, steps.target, steps.value, steps.upper, steps.inputs, steps.reset,
-            steps.resets, steps.keys, record, info.predicted_mean, info.predicted_variance, info.log_likelihood,
-            info.mean, info.covariance, info.n_active, info.status, info.member_mean, info.member_variance,
-            info.member_weight,
+            *functions_of(system), particles, log_weights, n_active, clock, keys, system.constants,
+            system.process_variance, self.threshold, self.jitter, self.shrink, *steps.columns, steps.keys, record,
+            *info.columns, *info.member_columns,
         )
         read_only(particles, log_weights, n_active, clock, keys)
         return ParticleState(clock, n_active, particles, log_weights, keys), info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,14 @@ class StepTable:
     def n_steps(self) -> int:
         """Number of steps of all twins."""
         return len(self.time)
+
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """What every kernel takes, in the order in which it does; ``keys`` are for those that draw."""
+        return (
+            self.offsets, self.time, self.operation, self.operator, self.target, self.value, self.upper, self.inputs,
+            self.reset, self.resets,
+        )
 
 
 def passing(time: NDArray[np.float64], inputs: NDArray[np.float64], n: int, keys: NDArray[np.uint64]) -> StepTable:

@@ -35,7 +35,7 @@ from oncotwin.filters.base import (
     read_only,
 )
 from oncotwin.filters.linear import factorise
-from oncotwin.filters.members import move, one_by_one
+from oncotwin.filters.members import functions_of, move
 from oncotwin.filters.steps import Operation, StepTable
 from oncotwin.filters.truncated import truncated_moments
 
@@ -339,14 +339,10 @@ class UnscentedFilter(FoldingFilter[GaussianState]):
         mean, covariance = state.mean.copy(), state.covariance.copy()
         n_active, clock = state.n_active.copy(), state.time.copy()
         check_shapes(len(clock), mean.shape[1], clock, system, steps)
-        info = blank_info(steps.n_steps, mean.shape[1], record=record)
+        info = blank_info(steps, mean.shape[1], record=record)
         _fold(
-            system.propagate, system.propagate_many or one_by_one, system.propagate_many is not None, system.observe,
-            mean, covariance, n_active, clock, system.constants,
-            system.process_variance, self.alpha, self.beta, self.kappa, steps.offsets, steps.time, steps.operation,
-            steps.operator, steps.target, steps.value, steps.upper, steps.inputs, steps.reset, steps.resets, record,
-            info.predicted_mean, info.predicted_variance, info.log_likelihood, info.mean, info.covariance,
-            info.n_active, info.status,
+            *functions_of(system), mean, covariance, n_active, clock, system.constants, system.process_variance,
+            self.alpha, self.beta, self.kappa, *steps.columns, record, *info.columns,
         )
         read_only(mean, covariance, n_active, clock)
         return GaussianState(clock, n_active, mean, covariance), info
