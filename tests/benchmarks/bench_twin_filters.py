@@ -11,27 +11,32 @@ import gc
 import random
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
-from tests.benchmarks.bench_filters_posterior import LESION, SEED, run
+from tests.benchmarks.bench_filters_posterior import LESION, SEED, SUPPRESSION, Z90, run
 from tests.benchmarks.record import record
 from tests.benchmarks.workload import load_note, measured
 
 from oncotwin.domain.amendment import Accepted
-from oncotwin.domain.bundle import FILTERS, ModelBundle
+from oncotwin.domain.bundle import FILTERS, FilterChoice, ModelBundle
 from oncotwin.filters.choice import choose_filter, make_filter
 from oncotwin.filters.particle import ParticleFilter
+from oncotwin.filters.steps import Operation
+from oncotwin.models.androgen import AndrogenSuppression
+from oncotwin.models.base import TumourModel
 from oncotwin.models.tumour_burden import TumourBurden
 from oncotwin.ports.twin_host import Delivery
 from oncotwin.testing.memory_history import MemoryHistory
 from oncotwin.testing.patients import accepted
 from oncotwin.twin.drift import DriftSettings
-from oncotwin.twin.fold import bind
+from oncotwin.twin.fold import bind, run_parts
+from oncotwin.twin.population import bind_hyper
 from oncotwin.twin.shard import TwinShard
-from oncotwin.twin.simulate import simulate_many
+from oncotwin.twin.simulate import Course, simulate_many
 
 COMMAND = "python -m tests.benchmarks.bench_twin_filters"
-N_TWINS, N_VISITS, N_COMPARED, N_REFERENCE = 256, 9, 40, 100_000
+N_TWINS, N_VISITS, N_COMPARED, N_REFERENCE, N_COVERED = 256, 9, 40, 100_000, 60
 
 
 def visits() -> list[list[tuple[str, Accepted]]]:
@@ -84,18 +89,45 @@ def distances() -> dict[str, float]:
     }
 
 
+def cover(model: TumourModel, course: Course) -> None:
+    """How often 90 % intervals hold the truth of simulated patients, and how likely their observations were."""
+    hyper = model.default_hyperparameters()
+    patients = simulate_many(model, hyper, [course] * N_COVERED, seed=SEED)
+    plans, truth = [patient.steps for patient in patients], np.array([patient.truth[-1] for patient in patients])
+    n_observed = sum(step.operation == Operation.OBSERVE for plan in plans for step in plan)
+    for name in FILTERS:
+        choice = choose_filter(name)
+        state, info = run_parts(bind_hyper(model, hyper, make_filter(choice)), [None] * N_COVERED, plans, record=False)
+        mean, covariance = state.moments()
+        sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+        known = sd > 0.0
+        share = float((np.abs(truth - mean) < Z90 * sd)[known].mean())
+        likelihood = float(info.log_likelihood.sum()) / n_observed
+        print(f"{model.name}, {mean.shape[1]} components, {name}: coverage {share:.3f}, likelihood {likelihood:.3f}")
+        record(
+            f"twin_filters/coverage/{model.name}/{name}", round(share, 3), "1", command=COMMAND,
+            note=f"{_members(choice)} members; 90 % intervals of {mean.shape[1]} components at the last visit of "
+            f"{N_COVERED} simulated patients; log-likelihood of an observation {likelihood:.3f}",
+        )
+
+
+def _members(choice: FilterChoice) -> str:
+    return f"{make_filter(choice).n_members:,}"
+
+
 def main() -> None:
     """Measure, print a table, record."""
+    cover(TumourBurden(), replace(LESION, targets=("L1", "L2", "L3")))
+    cover(AndrogenSuppression(), SUPPRESSION)
     stream, distance = visits(), distances()
     for name in FILTERS:
-        parameters = choose_filter(name).parameters
-        members = parameters.get("n_members", parameters.get("n_particles", 0))
+        members = _members(choose_filter(name))
         rate, size, held = follow(name, stream)
         print(
-            f"{name:21s} {members:6,} members {rate:8,.0f} events/s {size / 1e3:8.1f} kB a snapshot "
+            f"{name:21s} {members:>6s} members {rate:8,.0f} events/s {size / 1e3:8.1f} kB a snapshot "
             f"{held / 1e3:8.1f} kB in memory a twin, {distance[name]:.3f} posterior sd off ({load_note()})"
         )
-        note = f"{members:,} members; {N_TWINS} twins of one lesion, {N_VISITS} visits, one event a twin and call"
+        note = f"{members} members; {N_TWINS} twins of one lesion, {N_VISITS} visits, one event a twin and call"
         record(f"twin_filters/events/{name}", round(rate), "1/s per core", command=COMMAND, note=note)
         record(f"twin_filters/snapshot/{name}", round(size / 1e3, 2), "kB", command=COMMAND, note=note)
         record(
@@ -105,7 +137,7 @@ def main() -> None:
         record(
             f"twin_filters/distance/{name}", round(distance[name], 3), "posterior sd",
             reference=f"particle filter of {N_REFERENCE:,}", command=COMMAND,
-            note=f"{members:,} members; mean over {N_COMPARED} simulated patients and all components",
+            note=f"{members} members; mean over {N_COMPARED} simulated patients and all components",
         )
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from mlflow.tracking import MlflowClient
+from tests.integration.test_cli import as_json, run
 
 from oncotwin.adapters.tables.shipped import lesions
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import load_settings
 from oncotwin.twin.state import from_bytes
-from oncotwin_services.cli import main
 
 N_PATIENTS, N_PARTICLES = 24, 60
 
@@ -31,17 +29,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("ONCOTWIN_COMMIT_EVENTS", "50")
         patch.chdir(folder)
         yield folder
-
-
-def run(*words: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, list(words))
-    problem = "" if result.exception is None else repr(result.exception)
-    assert result.exit_code == code, result.output + result.stderr + problem
-    return result
-
-
-def as_json(*words: str) -> Any:
-    return json.loads(run(*words, "--json").stdout)
 
 
 def digests() -> dict[str, str]:
