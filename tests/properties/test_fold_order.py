@@ -14,7 +14,7 @@ from oncotwin.filters.choice import make_filter
 from oncotwin.models.tumour_burden import TumourBurden
 from oncotwin.ports.twin_host import Delivery
 from oncotwin.testing.memory_history import MemoryHistory
-from oncotwin.testing.patients import accepted, correction, diameter, treatment
+from oncotwin.testing.patients import accepted, consent, correction, diameter, treatment
 from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import Binding, bind
 from oncotwin.twin.shard import TwinShard
@@ -55,19 +55,26 @@ def deliver(binding: Binding, batches: list[list[Accepted]], restart_at: int | N
 
 @st.composite
 def journals(draw: st.DrawFn) -> list[bytes]:
-    """Measurements of up to two lesions, treatment, and corrections of some of them."""
+    """Measurements of up to two lesions, some reported again with another status; treatment, corrections, consent."""
     n = draw(st.integers(2, 24))
     day = st.integers(0, 700)
     lines = [
         diameter(f"m{i}", draw(day), draw(st.integers(4, 90)), lesion=draw(st.sampled_from(["L1", "L2"])))
         for i in range(n)
     ]
+    statuses = st.sampled_from(["preliminary", "final", "final", "corrected", "entered-in-error"])
+    for i in range(draw(st.integers(0, 5))):
+        name, status = draw(st.sampled_from(["R1", "R2", "R3"])), draw(statuses)
+        lines.append(diameter(f"r{i}", draw(day), draw(st.integers(4, 90)), result=name, status=status))
     for i in range(draw(st.integers(0, 3))):
         action = draw(st.sampled_from(["on", "off"]))
         lines.append(treatment(f"t{i}", draw(day), draw(st.sampled_from(["drugA", "drugB"])), action))
     for i in range(draw(st.integers(0, 3))):
-        wrong = f"m{draw(st.integers(0, n - 1))}"
+        wrong = draw(st.sampled_from([f"m{draw(st.integers(0, n - 1))}", "r0", *(["c0"] if i else [])]))
         lines.append(correction(f"c{i}", 800 + i, wrong, "retract"))
+    if draw(st.integers(0, 3)) == 0:
+        lines.append(consent("w", draw(day), "withdrawn"))
+        lines.append(consent("g", draw(day), "granted"))
     return lines
 
 

@@ -48,7 +48,8 @@ class MemoryHistory:
         for twin_id in twin_ids:
             rows = [row for row in self._snapshots.get(twin_id, []) if before is None or row.time < before]
             if rows:
-                found[twin_id] = max(rows, key=lambda row: (row.time, row.n_folded))
+                # Of equals the one committed last, as the store does.
+                found[twin_id] = max(reversed(rows), key=lambda row: (row.time, row.n_folded))
         return found
 
 

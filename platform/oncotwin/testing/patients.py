@@ -27,9 +27,13 @@ def event_line(
     return json.dumps(content).encode()
 
 
-def diameter(event_id: str, day: float, mm: float, *, lesion: str = "L1", **more: Any) -> bytes:
-    """A measured lesion."""
-    data = {"lesion": lesion, "kind": "longest_diameter", "value": mm, "unit": "mm"}
+def diameter(
+    event_id: str, day: float, mm: float, *, lesion: str = "L1", result: str | None = None, **more: Any
+) -> bytes:
+    """A measured lesion; ``result`` names the reading, so that a later status can replace it."""
+    data: dict[str, Any] = {"lesion": lesion, "kind": "longest_diameter", "value": mm, "unit": "mm"}
+    if result is not None:
+        data["result"] = result
     return event_line("lesion.measured", event_id, day, data, **more)
 
 
@@ -47,6 +51,13 @@ def correction(event_id: str, day: float, supersedes: str, action: str, **data: 
     recorded = (DAY_ZERO + timedelta(days=day)).isoformat().replace("+00:00", "Z")
     body = {"supersedes": {"source": source, "id": supersedes}, "action": action, "reason": "typing error", **data}
     return event_line("record.corrected", event_id, day, body, patient=patient, source=source, recordedtime=recorded)
+
+
+def consent(event_id: str, day: float, decision: str, *, scope: str = "care", **more: Any) -> bytes:
+    """Consent ``granted`` or ``withdrawn`` from a day on."""
+    effective = (DAY_ZERO + timedelta(days=day)).isoformat().replace("+00:00", "Z")
+    data = {"scope": scope, "decision": decision, "effective": effective}
+    return event_line("consent.changed", event_id, day, data, **more)
 
 
 def accepted(lines: Sequence[bytes]) -> list[Accepted]:

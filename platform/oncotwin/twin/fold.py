@@ -15,7 +15,7 @@ from oncotwin.domain.treatment import Plan, Treatment
 from oncotwin.filters.base import Array, Filter, FilterState, FoldInfo, System
 from oncotwin.models.base import TumourModel, component_names
 from oncotwin.twin.drift import Alert, DriftSettings, Innovation, watch
-from oncotwin.twin.journal import event_seed, fold_key, twin_seed
+from oncotwin.twin.journal import event_seed, fold_key, report_name, twin_seed
 from oncotwin.twin.state import PartState, TwinState
 from oncotwin.twin.timeline import Cursor, Item, Step, batch, days, plan_steps, therapy_after
 
@@ -275,6 +275,7 @@ def _finish(
         parts=parts,
         drift=drift,
         last_observed=observed,
+        reports=state.reports | {name for item in items if (name := report_name(item.header)) is not None},
         guarded=state.guarded,
     )
     return after, Effects(tuple(estimate for _, estimate in estimates), tuple(alerts))

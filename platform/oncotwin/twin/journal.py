@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from oncotwin.domain.amendment import Accepted, Consent, Correction, Rejection
 from oncotwin.domain.errors import StoreError
-from oncotwin.domain.header import is_later_status
+from oncotwin.domain.header import EventHeader, is_later_status
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Plan, Treatment
@@ -39,6 +39,14 @@ def event_seed(twin_id: TwinId, key: EventKey) -> int:
 def twin_seed(twin_id: TwinId) -> int:
     """64-bit name of a twin to the random generator, the same in every replay."""
     return event_seed(twin_id, ("", ""))
+
+
+def report_name(header: EventHeader) -> int | None:
+    """64-bit name of the result that an event reports, None where it names none; the same for each of its reports."""
+    if header.result_id is None:
+        return None
+    text = "\x1f".join((header.source, header.kind, header.result_id)).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
 
 def decode(row: JournalEntry) -> Accepted:
@@ -111,11 +119,11 @@ def _latest_reports(items: list[Item]) -> list[Item]:
 
 
 def _consented(items: list[Item], events: Iterable[Accepted]) -> list[Item]:
-    """Drop what lies in a span of withdrawn consent (scope ``twin`` or ``all``)."""
+    """Drop what lies in a span of withdrawn consent to the use in care: the twin is frozen for that while."""
     changes = sorted(
         (e.effective, e.header.source, e.header.event_id, e.granted)
         for e in events
-        if isinstance(e, Consent) and e.scope in ("twin", "all")
+        if isinstance(e, Consent) and e.scope == "care"
     )
     if not changes:
         return items
@@ -125,6 +133,15 @@ def _consented(items: list[Item], events: Iterable[Accepted]) -> list[Item]:
         if not before or before[-1]:
             kept.append(item)
     return kept
+
+
+def may_be_learnt_from(accepted: Iterable[Accepted]) -> bool:
+    """Whether a patient's events may train a model: no consent, to care or to research, stands withdrawn at last."""
+    last: dict[str, bool] = {}
+    changes = [(e.effective, e.header.source, e.header.event_id, e) for e in accepted if isinstance(e, Consent)]
+    for _, _, _, change in sorted(changes, key=lambda entry: entry[:3]):
+        last[change.scope] = change.granted
+    return all(last.values())
 
 
 def rewind_time(new: Iterable[Accepted], journal: Iterable[Accepted]) -> datetime:
@@ -169,9 +186,13 @@ def rewind_time(new: Iterable[Accepted], journal: Iterable[Accepted]) -> datetim
 def needs_guard(accepted: Iterable[Accepted]) -> bool:
     """Whether the next event cannot be folded without the whole journal in view.
 
-    So it is after any change of consent, and while a correction waits for the event that it corrects.
+    So it is after any change of consent, while a correction waits for the event that it corrects, and where a result
+    was entered in error: no state remembers a report that was never folded.
     """
     events = {event.header.key: event for event in accepted}
     return any(
-        isinstance(e, Consent) or (isinstance(e, Correction) and e.supersedes not in events) for e in events.values()
+        isinstance(e, Consent)
+        or (isinstance(e, Correction) and e.supersedes not in events)
+        or (e.header.result_id is not None and e.header.status == "entered-in-error")
+        for e in events.values()
     )

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from oncotwin.domain.amendment import Accepted, Consent, Correction
 from oncotwin.twin.fold import Binding, Effects, advance
-from oncotwin.twin.journal import fold_key, in_force, needs_guard, rewind_time
+from oncotwin.twin.journal import fold_key, in_force, needs_guard, report_name, rewind_time
 from oncotwin.twin.state import TwinState
 from oncotwin.twin.timeline import Item
 
@@ -52,11 +52,15 @@ def goes_on(state: TwinState, new: Sequence[Accepted]) -> bool:
     """Whether new events only follow what the twin has folded, so that nothing must be taken back."""
     if state.guarded:
         return False
+    reports = set(state.reports)
     for event in new:
         if isinstance(event, Correction | Consent):
             return False
-        if event.header.result_id is not None:
-            return False
+        name = report_name(event.header)
+        if name is not None:
+            if name in reports or event.header.status == "entered-in-error":
+                return False
+            reports.add(name)
         if state.last is not None and fold_key(event) <= state.last:
             return False
     return True

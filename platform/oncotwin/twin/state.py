@@ -69,6 +69,8 @@ class TwinState:
         parts: by model name.
         drift: running statistics of the innovations.
         last_observed: for each (observable, target): time (days), value and censoring of the last observation.
+        reports: names of the results folded (`journal.report_name`): one of these that is reported again replaces
+            what was reported before.
         guarded: the journal holds a change of consent, or a correction that waits for what it corrects: every further
             event is then folded with the whole journal in view (`journal.needs_guard`).
     """
@@ -81,6 +83,7 @@ class TwinState:
     parts: Mapping[str, PartState] = field(default_factory=dict)
     drift: DriftState = field(default_factory=DriftState)
     last_observed: Mapping[tuple[str, str], tuple[float, float | None, str]] = field(default_factory=dict)
+    reports: frozenset[int] = frozenset()
     guarded: bool = False
 
 
@@ -151,7 +154,7 @@ def to_bytes(state: TwinState) -> bytes:
         if "members" in shapes:
             written = 2
             parts[name] |= {"key": posterior.key, "n_conditioned": posterior.n_conditioned}
-    header = {
+    header: dict[str, Any] = {
         "twin": state.twin_id,
         "model_version": state.model_version,
         "last": state.last and [state.last[0].isoformat(), state.last[1], state.last[2]],
@@ -162,6 +165,8 @@ def to_bytes(state: TwinState) -> bytes:
         "guarded": state.guarded,
         "last_observed": [[*key, *value] for key, value in sorted(state.last_observed.items())],
     }
+    if state.reports:
+        header["reports"] = sorted(state.reports)
     text = orjson.dumps(header, option=orjson.OPT_SORT_KEYS)
     body = b"".join(np.ascontiguousarray(array, dtype="<f8").tobytes() for array in arrays)
     return _MAGIC + bytes([written]) + len(text).to_bytes(4, "little") + text + body
@@ -208,6 +213,7 @@ def from_bytes(data: bytes) -> TwinState:
             parts=parts,
             drift=DriftState.from_dict(header["drift"]),
             last_observed={(o, t): (time, value, c) for o, t, time, value, c in header["last_observed"]},
+            reports=frozenset(header.get("reports", ())),
             guarded=header["guarded"],
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:

@@ -17,14 +17,19 @@ from oncotwin.domain.amendment import Accepted, Rejection
 from oncotwin.domain.bundle import FILTERS
 from oncotwin.domain.policy import Policy
 from oncotwin.domain.validation import admit
-from oncotwin.twin.journal import in_force
+from oncotwin.twin.journal import in_force, may_be_learnt_from
 from oncotwin.twin.timeline import Item
 from oncotwin_services.cli.options import command_options
 from oncotwin_services.cli.output import emit_json, emit_pairs, emit_table, progress, stderr
 
 
-def items_of(settings: Settings, lines: Iterable[bytes]) -> tuple[dict[str, list[Item]], list[Rejection]]:
-    """Items in force of each twin, and the lines that are refused; doubled lines count once."""
+def items_of(
+    settings: Settings, lines: Iterable[bytes], *, training: bool = False
+) -> tuple[dict[str, list[Item]], list[Rejection]]:
+    """Items in force of each twin, and the lines that are refused; doubled lines count once.
+
+    With ``training`` patients whose consent stands withdrawn are left out.
+    """
     policy = Policy(
         wiring.SystemClock().now(), settings.sources, tuple(settings.arrays), wiring.clock_skew(settings)
     )
@@ -38,13 +43,17 @@ def items_of(settings: Settings, lines: Iterable[bytes]) -> tuple[dict[str, list
             refused.append(item)
         else:
             by_twin[item.header.twin_id].setdefault(item.header.key, item)
-    return {twin_id: in_force(events.values(), twin_id) for twin_id, events in sorted(by_twin.items())}, refused
+    return {
+        twin_id: in_force(events.values(), twin_id)
+        for twin_id, events in sorted(by_twin.items())
+        if not training or may_be_learnt_from(events.values())
+    }, refused
 
 
-def read_items(settings: Settings, path: Path) -> dict[str, list[Item]]:
+def read_items(settings: Settings, path: Path, *, training: bool = False) -> dict[str, list[Item]]:
     """Items in force of each twin in a file of events; refused lines are said and left out."""
     with click.open_file(str(path), "rb") as lines:
-        items, refused = items_of(settings, lines)
+        items, refused = items_of(settings, lines, training=training)
     for rejection in refused[:3]:
         stderr.print(f"left out: {rejection.reason} ({rejection.remedy})", highlight=False)
     if refused:
@@ -77,8 +86,9 @@ def calibrate(events: Path, chosen: str | None, members: int | None, settings: S
     --filter says which filter is to follow the twins of this version (docs/models/filters.md: which when, at what
     cost); without it the settings `filter` and `members` count.
 
-    The new version is registered in MLflow under the alias `challenger`; models that the events do not speak of keep
-    the champion's priors. `oncotwin promote VERSION` makes it the champion.
+    Patients who withdrew their consent to care or to research are left out. The new version is registered in MLflow
+    under the alias `challenger`; models that the events do not speak of keep the champion's priors. `oncotwin promote
+    VERSION` makes it the champion.
     """
     from oncotwin_flows.calibrate import calibrate_and_register
 
@@ -87,7 +97,7 @@ def calibrate(events: Path, chosen: str | None, members: int | None, settings: S
     elif members is not None:
         settings = settings.model_copy(update={"members": members})
     wiring.filter_choice(settings)
-    items = read_items(settings, events)
+    items = read_items(settings, events, training=True)
     with staged("calibrating") as report:
         result = calibrate_and_register(settings, items, report)
     if as_json:
