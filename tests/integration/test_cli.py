@@ -75,6 +75,7 @@ def test_from_a_table_to_beliefs(home: Path, events: Path) -> None:
     patient = json.loads(lines[0])["subject"]
     now = as_json("twin", patient)
     assert len(now["state_digest"]) == 64 and now["estimates"]["tumour_burden"]
+    assert [(one["observable"], one["unit"]) for one in now["last_observed"]] == [("longest_diameter", "mm")]
     early = as_json("twin", patient, "--as-of", now["data_through"][:10])
     assert early["state_digest"] == now["state_digest"]
     before = as_json("twin", patient, "--as-of", "2000-01-20")

@@ -11,6 +11,7 @@ from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.errors import StoreError
 from oncotwin.domain.ids import split_twin_id
+from oncotwin.domain.units import OBSERVABLES
 from oncotwin.twin.expectation import live_forecasts
 from oncotwin.twin.fold import Binding
 from oncotwin.twin.replay import Belief, believe, components
@@ -69,7 +70,10 @@ def twin(
         "as_of": as_of, "known_at": known_at, "n_events": state.n_folded,
         "state_digest": digest(to_bytes(state)), "estimates": components(binding, state),
         "last_observed": [
-            {"observable": observable, "target": target, "time": moment(time), "value": value, "censoring": censoring}
+            {
+                "observable": observable, "target": target, "time": moment(time), "value": value,
+                "unit": OBSERVABLES[observable].unit, "censoring": censoring,
+            }
             for (observable, target), (time, value, censoring) in sorted(state.last_observed.items())
         ],
     }
@@ -86,7 +90,7 @@ def twin(
         ("model", "component", "mean", "sd", "5 %", "95 %"), rows,
     )
     emit_table(
-        "last observed", ("observable", "target", "time", "value", "censoring"),
+        "last observed", ("observable", "target", "time", "value", "unit", "censoring"),
         [tuple(one.values()) for one in result["last_observed"]],
     )
     click.echo(f"state_digest {result['state_digest']}")
