@@ -64,7 +64,8 @@ def test_calibration_keeps_the_filter_with_the_version(home: Path, streams: tupl
     client = MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
     logged = client.get_run(str(client.get_model_version("oncotwin", "1").run_id)).data.params
     assert logged["filter"] == "particle" and logged["filter_n_particles"] == str(N_PARTICLES)
-    assert as_json("promote", "1")["champion"] == "1"
+    promoted = as_json("promote", "1")
+    assert (promoted["champion"], promoted["filter"]) == ("1", "particle")
 
 
 def test_what_is_no_filter_is_refused_before_anything_is_read(home: Path, streams: tuple[Path, Path, Path]) -> None:

@@ -82,7 +82,7 @@ def make_filter(choice: FilterChoice) -> Filter[Any]:
             f"the {choice.name} filter has no parameter {', '.join(sorted(unknown))}; it has "
             f"{', '.join(kind.defaults) or 'none'}"
         )
-    return kind.make(**{**kind.defaults, **choice.parameters})
+    return kind.make(**{**kind.defaults, **choice.parameters}, name=choice.name)
 
 
 def _kind(name: str) -> _Kind:

@@ -119,7 +119,9 @@ def promote(version: str, settings: Settings, as_json: bool) -> int:
     number, bundle = registry.load(version)
     before = registry.alias("champion")
     registry.set_alias("champion", number)
-    result = {"champion": number, "before": before, "models": sorted(bundle.models)}
+    result = {
+        "champion": number, "before": before, "models": sorted(bundle.models), "filter": bundle.filter.name,
+    }
     if as_json:
         emit_json(result)
     else:

@@ -19,6 +19,7 @@ def test_every_name_means_a_filter() -> None:
     assert [type(make_filter(choose_filter(name))) for name in FILTERS] == [
         UnscentedFilter, EnsembleFilter, EnsembleFilter, ParticleFilter
     ]
+    assert [make_filter(choose_filter(name)).name for name in FILTERS] == list(FILTERS)
     assert choose_filter("unscented") == FilterChoice()
 
 
@@ -27,7 +28,7 @@ def test_names_say_how() -> None:
         choose_filter("square-root-ensemble", 40)
     )
     assert stochastic == EnsembleFilter(40)
-    assert square_root == EnsembleFilter(40, deterministic=True, rotated=True)
+    assert square_root == EnsembleFilter(40, deterministic=True, rotated=True, name="square-root-ensemble")
     assert make_filter(choose_filter("particle", 300)).n_members == 300
 
 
