@@ -1,4 +1,4 @@
-"""Boosted trees whose leaves hold quantiles: how the learned layer of a forecast finds its structure.
+"""Boosted or bagged trees whose leaves hold quantiles: how the learned layer of a forecast finds its structure.
 
 One thread, seeded sampling and sums in a fixed order, so that equal data give equal trees.
 """
@@ -17,17 +17,16 @@ Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 KNOTS: Array = np.array([0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95])
-"""Levels that the leaves hold; the grid of forecasts is interpolated from them."""
+"""Levels that the leaves of boosted trees hold; the grid of forecasts is interpolated from them."""
 KNOTS.flags.writeable = False
 
-N_KNOTS = len(KNOTS)
 _N_BINS = 64
 _LOWEST = -1e300
 """Stands in for a missing feature: below every threshold."""
 
 # Splits look at three sums of pinball gradients: of the lower, the middle and the upper levels.
-_GROUP: IntArray = np.array([0, 0, 1, 1, 1, 2, 2])
 _N_GROUPS = 3
+_LOWER, _UPPER = 0.2, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,8 @@ class Growth:
         n_leaves, min_rows: bounds of one tree.
         row_part, feature_part: parts drawn for each tree (Friedman 2002, doi:10.1016/S0167-9473(01)00065-2).
         most_rows: bound of the rows drawn, so that the time of a tree hardly grows with the table.
+        bagged: the mean of trees that each stand for the whole, instead of trees that each mend those before; ``rate``
+            is then of no account (Meinshausen 2006, https://jmlr.org/papers/v7/meinshausen06a.html).
         seed: of the draws.
     """
 
@@ -49,19 +50,20 @@ class Growth:
     row_part: float = 0.5
     most_rows: int = 16_000
     feature_part: float = 0.5
+    bagged: bool = False
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class QuantileTrees:
-    """A boosted ensemble.
+    """An ensemble, boosted or bagged.
 
     Attributes:
-        start: (n_knots,) quantiles before the first tree.
+        start: (n_levels,) quantiles before the first tree.
         roots: (n_trees,) node index of each tree's root.
         feature: (n_nodes,) -1 at leaves; threshold: (n_nodes,) rows not above it go left.
         left, right: (n_nodes,) children; at a leaf ``left`` is the row of ``values``.
-        values: (n_leaves, n_knots).
+        values: (n_leaves, n_levels), to be added up over the trees.
     """
 
     start: Array
@@ -73,7 +75,7 @@ class QuantileTrees:
     values: Array
 
     def predict(self, features: Array) -> Array:
-        """Quantiles (m, n_knots) at the levels `KNOTS`, not decreasing; ``features`` (m, n_features)."""
+        """Quantiles (m, n_levels) at the levels of `fit`, not decreasing; ``features`` (m, n_features)."""
         out = np.tile(self.start, (len(features), 1))
         _predict(_filled(features), self.roots, self.feature, self.threshold, self.left, self.right, self.values, out)
         return np.sort(out, axis=1)
@@ -89,11 +91,12 @@ class QuantileTrees:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> QuantileTrees:
         """Read what `to_dict` wrote."""
+        start = np.array(content["start"], dtype=np.float64)
         return cls(
-            np.array(content["start"], dtype=np.float64), np.array(content["roots"], dtype=np.int64),
+            start, np.array(content["roots"], dtype=np.int64),
             np.array(content["feature"], dtype=np.int64), np.array(content["threshold"], dtype=np.float64),
             np.array(content["left"], dtype=np.int64), np.array(content["right"], dtype=np.int64),
-            np.array(content["values"], dtype=np.float64).reshape(-1, N_KNOTS),
+            np.array(content["values"], dtype=np.float64).reshape(-1, len(start)),
         )
 
 
@@ -101,14 +104,14 @@ def _filled(features: Array) -> Array:
     return np.ascontiguousarray(np.nan_to_num(features, nan=_LOWEST, posinf=1e300, neginf=_LOWEST))
 
 
-def fit(features: Array, target: Array, growth: Growth) -> QuantileTrees:
-    """Grow trees that lower the pinball loss at all `KNOTS` at once.
+def fit(features: Array, target: Array, growth: Growth, levels: Array = KNOTS) -> QuantileTrees:
+    """Grow trees that lower the pinball loss at all levels at once.
 
     A tree's structure follows from the gradients summed over lower, middle and upper levels, so that it splits where
     place or spread differ; its leaves take the residual quantiles of their rows, level by level.
 
     Args:
-        features: (m, n_features), NaN where unknown; target: (m,).
+        features: (m, n_features), NaN where unknown; target: (m,); levels: (n_levels,) of the quantiles.
     Source:
         Friedman 2001, doi:10.1214/aos/1013203451, algorithm 3 (with quantile loss).
     """
@@ -119,18 +122,19 @@ def fit(features: Array, target: Array, growth: Growth) -> QuantileTrees:
     for f in range(n_features):
         codes[f] = np.searchsorted(edges[f], table[:, f], side="left")
     usable = np.array([f for f in range(n_features) if len(edges[f])], dtype=np.int64)
-    start = np.round(np.quantile(target, KNOTS), 6)
+    start = np.round(np.quantile(target, levels), 6)
     current = np.tile(start, (n, 1))
     random = np.random.default_rng(growth.seed)
     n_rows = max(min(n, 2 * growth.min_rows), min(growth.most_rows, round(n * growth.row_part)))
     n_columns = max(1, round(len(usable) * growth.feature_part)) if len(usable) else 0
+    rate = 1.0 / growth.n_trees if growth.bagged else growth.rate
     roots, feature, threshold, left, right, values = [], [], [], [], [], []
     n_nodes = n_leaves = 0
     for _ in range(growth.n_trees if n_columns and n >= 2 * growth.min_rows else 0):
         rows = np.sort(random.permutation(n)[:n_rows])
         columns = np.sort(random.permutation(usable)[:n_columns])
         f, b, lo, hi, leaf = _grow(
-            codes, rows, columns, target, current, KNOTS, growth.n_leaves, growth.min_rows, growth.rate
+            codes, rows, columns, target, current, levels, growth.n_leaves, growth.min_rows, rate, growth.bagged
         )
         if len(f) < 3:
             continue
@@ -142,12 +146,13 @@ def fit(features: Array, target: Array, growth: Growth) -> QuantileTrees:
         left.append(np.where(inner, lo + n_nodes, lo + n_leaves))
         right.append(np.where(inner, hi + n_nodes, 0))
         values.append(leaf)
-        _step(codes, f, b, lo, hi, leaf, current)
+        if not growth.bagged:
+            _step(codes, f, b, lo, hi, leaf, current)
         n_nodes += len(f)
         n_leaves += len(leaf)
     if not roots:
         none = np.zeros(0, dtype=np.int64)
-        return QuantileTrees(start, none, none, np.zeros(0), none, none, np.zeros((0, N_KNOTS)))
+        return QuantileTrees(start, none, none, np.zeros(0), none, none, np.zeros((0, len(levels))))
     return QuantileTrees(
         start, np.array(roots, dtype=np.int64), np.concatenate(feature), np.concatenate(threshold),
         np.concatenate(left), np.concatenate(right), np.concatenate(values),
@@ -241,8 +246,8 @@ def _best_split(histogram: Any, min_rows: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def _grow(
-    codes: Any, rows: Any, columns: Any, target: Any, current: Any, knots: Any, n_leaves: int, min_rows: int,
-    rate: float,
+    codes: Any, rows: Any, columns: Any, target: Any, current: Any, levels: Any, n_leaves: int, min_rows: int,
+    rate: float, bagged: bool,
 ) -> Any:
     """One tree, best split first: (feature, bin, left, right, leaf values)."""
     n = rows.shape[0]
@@ -250,8 +255,9 @@ def _grow(
     gradient = np.zeros((target.shape[0], _N_GROUPS))
     for r in range(n):
         i = rows[r]
-        for j in range(knots.shape[0]):
-            gradient[i, _GROUP[j]] += knots[j] - (1.0 if target[i] < current[i, j] else 0.0)
+        for j in range(levels.shape[0]):
+            group = 0 if levels[j] < _LOWER else (1 if levels[j] <= _UPPER else 2)
+            gradient[i, group] += levels[j] - (1.0 if target[i] < current[i, j] else 0.0)
     size = 2 * n_leaves - 1
     feature, bins = np.full(size, -1), np.zeros(size, dtype=np.int64)
     left, right = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
@@ -295,21 +301,26 @@ def _grow(
             gain[child], column[child], at[child] = _best_split(histograms[child], min_rows)
         n_nodes += 2
     n_found = (n_nodes + 1) // 2
-    values = np.zeros((n_found, knots.shape[0]))
+    values = np.zeros((n_found, levels.shape[0]))
     leaf = 0
     for node in range(n_nodes):
         if feature[node] < 0:
             inside = rows[begin[node] : end[node]]
             m = inside.shape[0]
             residual = np.empty(m)
-            for j in range(knots.shape[0]):
-                for r in range(m):
-                    residual[r] = target[inside[r]] - current[inside[r], j]
-                residual.sort()
-                place = knots[j] * (m - 1)
+            for j in range(levels.shape[0]):
+                # Of a bagged tree every row stands at the same start: one order serves all levels.
+                moved = 0.0
+                if bagged and j > 0:
+                    moved = current[inside[0], 0] - current[inside[0], j]
+                else:
+                    for r in range(m):
+                        residual[r] = target[inside[r]] - current[inside[r], j]
+                    residual.sort()
+                place = levels[j] * (m - 1)
                 low = int(place)
                 high = min(low + 1, m - 1)
-                values[leaf, j] = rate * (residual[low] + (place - low) * (residual[high] - residual[low]))
+                values[leaf, j] = rate * (residual[low] + (place - low) * (residual[high] - residual[low]) + moved)
             left[node] = leaf
             leaf += 1
     return feature[:n_nodes], bins[:n_nodes], left[:n_nodes], right[:n_nodes], values

@@ -1,9 +1,10 @@
 """The learned second layer of a forecast: what the mechanistic model misses, and how wide its error really is.
 
-Boosted quantile trees read the model's own prediction and the series' past. Half of them learn the change from the
-last value, half the error of the model's mean; their quantiles are averaged. They are grown on patients in turn
-(cross-fitting); on the patients that each had not seen, a shrinkage of the median towards the last value and a shift
-of each level are chosen so that median and coverage hold out of sample.
+Quantile trees read the model's own prediction and the series' past. Boosted ones learn where the outcome lies: half of
+them the change from the last value, half the error of the model's mean. Bagged ones learn the shape of a change in
+units of its expected size, an exact repetition included. They are grown on patients in turn (cross-fitting); on the
+patients that each had not seen, the weight of the two kinds, a shrinkage of the median towards the last value and a
+shift of each level are chosen, so that score and coverage hold out of sample.
 
 Source:
     Kennedy & O'Hagan 2001, doi:10.1111/1467-9868.00294 (discrepancy of a computer model); Romano et al. 2019,
@@ -12,7 +13,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,9 @@ from scipy.special import ndtri
 from oncotwin.twin.boosting import KNOTS, Growth, QuantileTrees, fit
 from oncotwin.twin.origins import Progress, silent
 from oncotwin.twin.quantiles import LEVELS
-from oncotwin.twin.scores import fold_of
+from oncotwin.twin.recording import UNROUNDED
+from oncotwin.twin.scale import ChangeScale, learn_scale
+from oncotwin.twin.scores import crps, fold_of
 
 Array = NDArray[np.float64]
 
@@ -34,10 +37,18 @@ FEWEST_PATIENTS = 8
 _MANY_ROWS = 30_000
 _ROWS_PER_BIN = 150
 _MOST_BINS = 5
-_SHRINKS: Array = np.linspace(0.0, 1.2, 25)
+_SHRINKS: Array = np.linspace(0.0, 1.2, 13)
+_PARTS: Array = np.linspace(0.0, 1.0, 9)
+_BAGGED = Growth(n_trees=40, n_leaves=60, min_rows=60, feature_part=0.33, bagged=True)
 _TRUSTED_ROWS = 100
 _REGIMEN_PATIENTS = 5.0
 _LEAST_SPREAD = 1e-3
+_NO_TREES = np.zeros(0, dtype=np.int64)
+_NO_SHAPE = QuantileTrees(
+    np.zeros(len(LEVELS)), _NO_TREES, _NO_TREES, np.zeros(0), _NO_TREES, _NO_TREES, np.zeros((0, len(LEVELS)))
+)
+_NO_SCALE = ChangeScale((), np.zeros(1))
+"""Stand where no bagged trees were grown; their weight is zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +86,26 @@ class Member:
     Attributes:
         from_last: quantiles of the change from the last level.
         from_mean: quantiles of the error of the mechanistic model's mean.
+        standard: quantiles, at `LEVELS`, of the change from the last level in units of ``scale``.
+        scale: expected size of a change.
         rates: mean change per day under each regimen that was seen; ``overall`` for others.
     """
 
     from_last: QuantileTrees
     from_mean: QuantileTrees
+    standard: QuantileTrees
+    scale: ChangeScale
     rates: Mapping[str, float]
     overall: float
 
-    def steps(self, features: Array, mean: Array, last: Array, regimen: NDArray[np.str_]) -> Array:
-        """Quantiles (m, n_knots) of the change from the last level."""
+    def steps(
+        self, features: Array, mean: Array, last: Array, regimen: NDArray[np.str_]
+    ) -> tuple[Array, Array]:
+        """Quantiles (m, 21) of the change from the last level, by the boosted trees and by the bagged."""
         table = with_rate(features, regimen, self.rates, self.overall)
         moved = (mean - last)[:, None] + self.from_mean.predict(table)
-        return np.asarray(0.5 * (self.from_last.predict(table) + moved))
+        boosted = on_grid(0.5 * (self.from_last.predict(table) + moved))
+        return boosted, self.standard.predict(table) * self.scale.predict(features)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +115,25 @@ class Discrepancy:
     Attributes:
         members: whose mean is taken; without any, the mechanistic model's own Gaussian stands.
         edges: (n_bins - 1,) days: forecasts are grouped by horizon for what follows.
+        part: (n_bins,) weight of the bagged trees beside the boosted.
         shrink: (n_bins,) how much of the forecast change is believed.
         shift: (n_bins, 21) added to each level, in units of the forecast's spread.
         lowest: level below which values are not told apart.
+        decimals: with which the observable is written down where a series' past was so too (`recording`).
     """
 
     members: tuple[Member, ...]
     edges: Array
+    part: Array
     shrink: Array
     shift: Array
     lowest: float = -np.inf
+    decimals: int = UNROUNDED
 
     @classmethod
     def identity(cls) -> Discrepancy:
         """No correction: the mechanistic model's Gaussian prediction."""
-        return cls((), np.zeros(0), np.ones(1), np.zeros((1, len(LEVELS))))
+        return cls((), np.zeros(0), np.zeros(1), np.ones(1), np.zeros((1, len(LEVELS))))
 
     def quantiles(
         self, features: Array, mean: Array, variance: Array, last: Array, regimen: NDArray[np.str_]
@@ -119,10 +141,12 @@ class Discrepancy:
         """Predictive quantiles (m, 21) in observation scale, not decreasing."""
         mean, last = np.maximum(mean, self.lowest), np.maximum(last, self.lowest)
         if self.members:
-            knots = np.mean([member.steps(features, mean, last, regimen) for member in self.members], axis=0)
+            both = [member.steps(features, mean, last, regimen) for member in self.members]
+            part = self.part[np.searchsorted(self.edges, features[:, 0], side="right")][:, None]
+            steps = mixed(np.mean([b for b, _ in both], axis=0), np.mean([s for _, s in both], axis=0), part)
         else:
-            knots = raw_knots(mean, variance, last)
-        levels = corrected(on_grid(knots), last, features[:, 0], self.edges, self.shrink, self.shift)
+            steps = on_grid(raw_knots(mean, variance, last))
+        levels = corrected(steps, last, features[:, 0], self.edges, self.shrink, self.shift)
         return np.asarray(np.maximum(levels, self.lowest))
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,29 +154,34 @@ class Discrepancy:
         return {
             "members": [
                 {
-                    "from_last": m.from_last.to_dict(), "from_mean": m.from_mean.to_dict(), "rates": dict(m.rates),
+                    "from_last": m.from_last.to_dict(), "from_mean": m.from_mean.to_dict(),
+                    "standard": m.standard.to_dict(), "scale": m.scale.to_dict(), "rates": dict(m.rates),
                     "overall": m.overall,
                 }
                 for m in self.members
             ],
-            "edges": self.edges.tolist(), "shrink": self.shrink.tolist(), "shift": self.shift.tolist(),
-            "lowest": None if np.isinf(self.lowest) else self.lowest,
+            "edges": self.edges.tolist(), "part": self.part.tolist(), "shrink": self.shrink.tolist(),
+            "shift": self.shift.tolist(), "lowest": None if np.isinf(self.lowest) else self.lowest,
+            "decimals": self.decimals,
         }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Discrepancy:
-        """Read what `to_dict` wrote."""
-        lowest = content["lowest"]
+        """Read what `to_dict` wrote, or a layer of an earlier release, which had boosted trees alone."""
+        lowest, shrink = content["lowest"], np.array(content["shrink"], dtype=np.float64)
         return cls(
             tuple(
                 Member(
-                    QuantileTrees.from_dict(m["from_last"]), QuantileTrees.from_dict(m["from_mean"]), m["rates"],
-                    m["overall"],
+                    QuantileTrees.from_dict(m["from_last"]), QuantileTrees.from_dict(m["from_mean"]),
+                    QuantileTrees.from_dict(m["standard"]) if "standard" in m else _NO_SHAPE,
+                    ChangeScale.from_dict(m["scale"]) if "scale" in m else _NO_SCALE, m["rates"], m["overall"],
                 )
                 for m in content["members"]
             ),
-            np.array(content["edges"], dtype=np.float64), np.array(content["shrink"], dtype=np.float64),
+            np.array(content["edges"], dtype=np.float64),
+            np.array(content.get("part", np.zeros(len(shrink))), dtype=np.float64), shrink,
             np.array(content["shift"], dtype=np.float64), -np.inf if lowest is None else lowest,
+            content.get("decimals", UNROUNDED),
         )
 
     @classmethod
@@ -172,6 +201,13 @@ def on_grid(knots: Array) -> Array:
     k = np.clip(np.searchsorted(x, wanted) - 1, 0, len(x) - 2)
     part = (wanted - x[k]) / (x[k + 1] - x[k])
     return np.asarray(knots[:, k] + part * (knots[:, k + 1] - knots[:, k]))
+
+
+def mixed(boosted: Array, standard: Array, part: Array | float) -> Array:
+    """Quantiles averaged level by level, ``part`` of them the second (Vincent 1912; Lichtendahl, Grushka-Cockayne &
+    Winkler 2013, doi:10.1287/mnsc.1120.1667: sharper than averaged probabilities).
+    """
+    return np.asarray((1.0 - part) * boosted + part * standard)
 
 
 def corrected(steps: Array, last: Array, horizon: Array, edges: Array, shrink: Array, shift: Array) -> Array:
@@ -223,40 +259,55 @@ def learn(
     outcome = np.maximum(training.outcome, lowest)
     last, mean = np.maximum(training.last, lowest), np.maximum(training.mean, lowest)
     members: list[Member] = []
-    knots = raw_knots(mean, training.variance, last)
+    # With very many forecasts the boosted trees find the spread by themselves: bagged ones gain nothing beside them.
+    few = len(known.outcome) < _MANY_ROWS
+    boosted = standard = on_grid(raw_knots(mean, training.variance, last))
     if len(known.outcome) >= FEWEST_ROWS and len(np.unique(known.patient)) >= FEWEST_PATIENTS:
         fold = _balanced_folds(training.patient)
-        knots = np.zeros((len(fold), len(KNOTS)))
+        boosted, standard = np.zeros((2, len(fold), len(LEVELS)))
         for k in range(N_FOLDS):
             inside, outside = (fold != k) & ~training.censored, fold == k
             rates, overall = regimen_rates(training.rows(inside))
-            table = with_rate(training.features[inside], training.regimen[inside], rates, overall)
-            from_last = fit(table, (outcome - last)[inside], growth)
-            progress("growing trees", (k + 0.5) / N_FOLDS)
+            features, change = training.features[inside], (outcome - last)[inside]
+            table = with_rate(features, training.regimen[inside], rates, overall)
+            from_last = fit(table, change, growth)
+            progress("growing trees", (k + 0.4) / N_FOLDS)
             from_mean = fit(table, (outcome - mean)[inside], growth)
+            progress("growing trees", (k + 0.8) / N_FOLDS)
+            scale, shape = _NO_SCALE, _NO_SHAPE
+            if few:
+                scale = learn_scale(features, change)
+                shape = fit(table, change / scale.predict(features), _BAGGED, LEVELS)
             progress("growing trees", (k + 1.0) / N_FOLDS)
-            members.append(Member(from_last, from_mean, rates, overall))
-            knots[outside] = members[-1].steps(
+            members.append(Member(from_last, from_mean, shape, scale, rates, overall))
+            boosted[outside], standard[outside] = members[-1].steps(
                 training.features[outside], mean[outside], last[outside], training.regimen[outside]
             )
-    steps = on_grid(knots)
     edges = _horizon_edges(training.features[:, 0])
     group = np.searchsorted(edges, training.features[:, 0], side="right")
     n_bins = len(edges) + 1
-    shrink, shift = np.ones(n_bins), np.zeros((n_bins, len(LEVELS)))
+    part, shrink, shift = np.zeros(n_bins), np.ones(n_bins), np.zeros((n_bins, len(LEVELS)))
     for b in range(n_bins):
         rows = (group == b) & ~training.censored
         if not rows.any():
             continue
         trust = min(1.0, rows.sum() / _TRUSTED_ROWS)
-        change, middle = (outcome - last)[rows], steps[rows, 10]
-        loss = np.abs(change[:, None] - _SHRINKS * middle[:, None]).mean(axis=0)
-        shrink[b] = 1.0 + trust * (_SHRINKS[int(np.argmin(loss))] - 1.0)
+        change = (outcome - last)[rows]
+        if members and few:
+            part[b] = _best(_PARTS, [crps(mixed(boosted[rows], standard[rows], p), change).mean() for p in _PARTS])
+        steps = mixed(boosted[rows], standard[rows], part[b])
+        middle = steps[:, [10]]
+        best = _best(_SHRINKS, [crps(steps + (s - 1.0) * middle, change).mean() for s in _SHRINKS])
+        shrink[b] = 1.0 + trust * (best - 1.0)
         # Shifts answer for values that can be measured; what is too small to measure is left to the lower tail.
-        moved = steps[rows] + (shrink[b] - 1.0) * steps[rows][:, [10]]
-        miss = ((outcome - last)[rows][:, None] - moved) / spread(steps[rows])
-        shift[b] = trust * _conformal(miss, len(np.unique(training.patient[rows])))
-    return Discrepancy(tuple(members), edges, shrink, np.round(shift, 6), lowest)
+        moved = steps + (shrink[b] - 1.0) * middle
+        shift[b] = trust * _conformal((change[:, None] - moved) / spread(steps), len(np.unique(training.patient[rows])))
+    return Discrepancy(tuple(members), edges, part, shrink, np.round(shift, 6), lowest)
+
+
+def _best(candidates: Array, losses: Sequence[float]) -> float:
+    """The candidate of least loss, the first of equals."""
+    return float(candidates[int(np.argmin(losses))])
 
 
 def growth_for(n_rows: int) -> Growth:

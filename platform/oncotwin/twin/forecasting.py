@@ -27,6 +27,7 @@ from oncotwin.twin.history import (
 )
 from oncotwin.twin.origins import Origin
 from oncotwin.twin.quantiles import LEVELS
+from oncotwin.twin.recording import UNROUNDED
 from oncotwin.twin.state import PartState
 from oncotwin.twin.timeline import Item, forecast_steps
 
@@ -45,6 +46,7 @@ class RawForecast:
         last: (m,) last observed level of the series.
         features: (m, n_features) by `feature_names`; NaN where there is none.
         regimen: (m,) names of the agents in force at the origin.
+        decimals: (m,) most decimals with which the series was written down so far.
     """
 
     origin: IntArray
@@ -55,6 +57,7 @@ class RawForecast:
     last: Array
     features: Array
     regimen: NDArray[np.str_]
+    decimals: IntArray
 
 
 def feature_names(model: TumourModel, operator: int) -> tuple[str, ...]:
@@ -108,8 +111,10 @@ def predict_raw(bound: BoundModel, origins: Sequence[Origin], times: Sequence[Se
         static[:, names.index("slope_4")] * horizon, static,
     ]) if len(index) else np.zeros((0, width + 5))
     regimen = np.array([origin.part.cursor.therapy.regimen for origin in origins], dtype=np.str_)
+    written = np.array([origin.series.decimals[origin.n_prior - 1] for origin in origins], dtype=np.int64)
     return RawForecast(
-        index, time, operator, mean, variance, last[index], features, regimen[index] if len(index) else regimen[:0]
+        index, time, operator, mean, variance, last[index], features, regimen[index] if len(index) else regimen[:0],
+        written[index],
     )
 
 
@@ -137,6 +142,9 @@ def quantiles(bound: BoundModel, layers: dict[str, Discrepancy], raw: RawForecas
             raw.features[rows], raw.mean[rows], raw.variance[rows], raw.last[rows], raw.regimen[rows]
         )
         values = bound.model.inverse(observable.name, level)
+        on_grid = raw.decimals[rows] <= layer.decimals
+        if layer.decimals != UNROUNDED:
+            values[on_grid] = np.round(values[on_grid], layer.decimals)
         # A quantile at the floor says "not told apart from nothing": the lower half then begins at zero, so that a
         # lesion that vanished lies inside.
         at_floor = values <= observable.floor * (1.0 + 1e-9)

@@ -13,6 +13,7 @@ from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Treatment
 from oncotwin.models.base import TumourModel
 from oncotwin.models.therapy import Therapy
+from oncotwin.twin.recording import COARSEST, UNROUNDED, decimals
 from oncotwin.twin.timeline import Item, days, therapy_after
 
 Array = NDArray[np.float64]
@@ -41,6 +42,7 @@ class Series:
         value: in the observable's unit, likewise.
         kind: censoring of each.
         low, limit: measured value or lower end of an interval, and bound of a censored value; NaN where there is none.
+        decimals: most decimals of the measured values up to each; `recording.UNROUNDED` before the first.
     """
 
     time: tuple[float, ...]
@@ -49,6 +51,7 @@ class Series:
     kind: tuple[str, ...]
     low: tuple[float, ...]
     limit: tuple[float, ...]
+    decimals: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +125,20 @@ def history(model: TumourModel, items: Sequence[Item]) -> History:
         series[key] = Series(
             tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2] for r in rows),
             tuple(r[3] for r in rows), tuple(r[4] for r in rows), tuple(r[5] for r in rows),
+            _decimals([r[4] for r in rows if r[3] == "none"], [r[3] == "none" for r in rows]),
         )
     return History(series, tuple(switches), tuple(therapies))
+
+
+def _decimals(values: Sequence[float], measured: Sequence[bool]) -> tuple[int, ...]:
+    """Most decimals so far at each observation; ``values`` are those of the measured ones, in order."""
+    found: list[int] = []
+    most, n = COARSEST, 0
+    for one in measured:
+        if one:
+            most, n = max(most, decimals(values[n])), n + 1
+        found.append(most if n else UNROUNDED)
+    return tuple(found)
 
 
 def describe(past: History, operator: int, target: str, before: float) -> list[float]:

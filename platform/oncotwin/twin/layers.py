@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from oncotwin.twin.discrepancy import Training, learn
 from oncotwin.twin.fold import BoundModel
 from oncotwin.twin.forecasting import predict_raw
 from oncotwin.twin.origins import Origin, Progress, origins_by_batch, silent
+from oncotwin.twin.recording import decimals, learn_decimals
 from oncotwin.twin.timeline import Item
 
 
@@ -31,25 +32,32 @@ def learn_layers(
     ]
     layers = {}
     for operator, observable in enumerate(model.observables):
-        rows = [of == operator for _, of in batches]
+        rows = [of == operator for _, of, _ in batches]
         if not any(row.any() for row in rows):
             continue
         training = Training(
             *(
-                np.concatenate([getattr(of, known.name)[row] for (of, _), row in zip(batches, rows, strict=True)])
+                np.concatenate([getattr(of, known.name)[row] for (of, _, _), row in zip(batches, rows, strict=True)])
                 for known in fields(Training)
             )
         )
         lowest = model.transform(observable.name, observable.floor)
-        layers[observable.name] = learn(training, lowest=lowest, growth=growth, progress=progress).to_dict()
+        past, outcome = np.concatenate([of[row] for (_, _, of), row in zip(batches, rows, strict=True)])[
+            ~training.censored
+        ].T
+        layer = learn(training, lowest=lowest, growth=growth, progress=progress)
+        layers[observable.name] = replace(layer, decimals=learn_decimals(past, outcome)).to_dict()
     return {"observables": layers}
 
 
-def _training(bound: BoundModel, origins: Sequence[Origin]) -> tuple[Training, NDArray[np.int64]]:
-    """What was predicted at some origins and what came of it, and the operator of each row."""
+def _training(
+    bound: BoundModel, origins: Sequence[Origin]
+) -> tuple[Training, NDArray[np.int64], NDArray[np.int64]]:
+    """What was predicted at some origins and what came of it; by row the operator, and decimals before and then."""
     raw = predict_raw(bound, origins, target_times(origins))
     outcome = np.array([o.series.level[j] for o in origins for j in o.targets], dtype=np.float64)
     censored = np.array([o.series.kind[j] != "none" for o in origins for j in o.targets], dtype=np.bool_)
     patient = np.array([o.twin_id for o in origins], dtype=np.str_)[raw.origin]
     training = Training(raw.features, raw.mean, raw.variance, raw.last, raw.regimen, outcome, censored, patient)
-    return training, raw.operator
+    written = np.array([decimals(o.series.value[j]) for o in origins for j in o.targets], dtype=np.int64)
+    return training, raw.operator, np.column_stack([raw.decimals, written])

@@ -56,3 +56,22 @@ def test_features_that_say_nothing_leave_the_quantiles_of_all() -> None:
 def test_too_few_rows_grow_no_tree() -> None:
     trees = fit(np.arange(10.0)[:, None], np.arange(10.0), SMALL)
     assert len(trees.roots) == 0
+
+
+def test_one_bagged_tree_holds_the_quantiles_of_its_leaves() -> None:
+    random = np.random.default_rng(5)
+    side = np.repeat([0.0, 1.0], 300)
+    y = np.where(side == 1.0, 5.0, 0.0) + random.normal(size=600)
+    levels = np.array([0.01, 0.25, 0.5, 0.8, 0.99])
+    alone = Growth(n_trees=1, n_leaves=2, min_rows=50, row_part=1.0, feature_part=1.0, bagged=True)
+    found = fit(side[:, None], y, alone, levels).predict(np.array([[0.0], [1.0]]))
+    assert np.allclose(found, [np.quantile(y[side == s], levels) for s in (0.0, 1.0)], atol=2e-6)
+
+
+def test_bagged_trees_are_averaged() -> None:
+    x, y = _data(3000)
+    many = Growth(n_trees=30, n_leaves=20, min_rows=40, feature_part=1.0, bagged=True)
+    found = fit(x, y, many).predict(np.array([[0.5, 0.5, 0, 0], [-0.5, -0.5, 0, 0]]))
+    assert np.abs(found[0] - (1.0 + stats.norm.ppf(KNOTS))).max() < 0.25
+    assert np.abs(found[1] - (-1.0 + 0.2 * stats.norm.ppf(KNOTS))).max() < 0.25
+    assert fit(x, y, many).to_dict() == fit(x, y, many).to_dict()

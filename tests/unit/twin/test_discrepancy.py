@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,3 +93,35 @@ def test_regimen_rates_count_patients_and_shrink_the_rare() -> None:
     )
     assert rates["common"] == pytest.approx(-0.1, abs=0.02)
     assert overall < rates["rare"] < 0.2
+
+
+def test_values_that_often_repeat_are_forecast_to_repeat() -> None:
+    def repeating(n: int, seed: int) -> Training:
+        rows = training(n, seed=seed, gain=0.0)
+        still = np.random.default_rng(seed + 100).random(n) < 0.5
+        return replace(rows, outcome=np.where(still, rows.last, rows.outcome))
+
+    fresh = repeating(300, seed=8)
+    levels = applied(learn(repeating(1500, seed=7)), fresh)
+    unmoved = (np.abs(levels - fresh.last[:, None]) < 0.01).mean(axis=1)
+    # Half of the outcomes repeat, so that about half of the levels lie on the last value.
+    assert 0.25 < unmoved.mean() < 0.7
+
+
+def test_bagged_trees_carry_weight_where_the_spread_varies_smoothly() -> None:
+    random = np.random.default_rng(11)
+    rows = training(2000, gain=0.0)
+    outcome = rows.last + np.exp(0.8 * rows.features[:, 2] - 1.5) * random.standard_t(3, 2000)
+    layer = learn(replace(rows, outcome=outcome))
+    assert layer.part.mean() > 0.3
+
+
+def test_a_layer_of_an_earlier_release_is_read() -> None:
+    rows = training(400)
+    layer = learn(rows, growth=SMALL)
+    content = layer.to_dict()
+    for member in content["members"]:
+        del member["standard"], member["scale"]
+    del content["part"], content["decimals"]
+    boosted = replace(layer, part=np.zeros_like(layer.part))
+    assert np.array_equal(applied(Discrepancy.from_dict(content), rows), applied(boosted, rows))

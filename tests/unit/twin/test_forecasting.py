@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.unit.twin.simulated import population, treated, volume
@@ -12,9 +14,10 @@ from oncotwin.domain.errors import ModelError
 from oncotwin.filters.unscented import UnscentedFilter
 from oncotwin.twin.backtest import backtest_bundle
 from oncotwin.twin.boosting import Growth
+from oncotwin.twin.discrepancy import Discrepancy
 from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import advance, bind
-from oncotwin.twin.forecasting import feature_names, forecast, predict_raw
+from oncotwin.twin.forecasting import feature_names, forecast, predict_raw, quantiles
 from oncotwin.twin.history import describe, history
 from oncotwin.twin.origins import rolling_origins
 from oncotwin.twin.population import Effort, bind_hyper, calibrate_bundle
@@ -82,3 +85,26 @@ def test_the_past_ends_before_its_moment() -> None:
 
 def test_an_empty_bundle_forecasts_with_the_literature_prior() -> None:
     assert len(backtest_bundle(population(1), [MODEL], ModelBundle({}), "none")) == 7 + 6 + 5
+
+
+def test_the_grid_is_read_off_the_past_alone() -> None:
+    items = [volume("a", day, size) for day, size in ((0.0, 20.0), (7.0, 23.0), (14.0, 23.5), (21.0, 40.0))]
+    [series] = history(MODEL, items).series.values()
+    assert series.decimals == (-1, 0, 1, 1)
+    bound = bind_hyper(MODEL, MODEL.default_hyperparameters())
+    origins = rolling_origins(bound, {"inst/a": items})
+    raw = predict_raw(bound, origins, [[o.series.time[j] for j in o.targets] for o in origins])
+    assert raw.decimals.tolist() == [-1, -1, -1, 0, 0, 1]
+
+
+def test_quantiles_keep_to_the_grid_of_the_series() -> None:
+    items = [volume("a", day, size) for day, size in ((0.0, 20.0), (7.0, 23.0), (14.0, 23.5), (21.0, 40.0))]
+    bound = bind_hyper(MODEL, MODEL.default_hyperparameters())
+    origins = rolling_origins(bound, {"inst/a": items})
+    raw = predict_raw(bound, origins, [[o.series.time[j] for j in o.targets] for o in origins])
+    free = quantiles(bound, {}, raw)
+    whole = quantiles(bound, {"volume": replace(Discrepancy.identity(), decimals=0)}, raw)
+    on = raw.decimals <= 0
+    kept = free[on] > 1.0
+    assert np.array_equal(whole[on][kept], np.round(free[on][kept]))
+    assert np.array_equal(whole[~on], free[~on])
