@@ -82,7 +82,7 @@ class StepStatus(IntEnum):
     REFUSED = 3
     """The model predicted no finite observation, or the observation has no probability: nothing was learned."""
     DIVERGED = 4
-    """The model gave no finite state: the twin stays as it was before the step, and so do its later steps."""
+    """The model gave no finite state: the twin stays as it was, at its time; the next step tries again from there."""
 
 
 @dataclass(frozen=True, slots=True)

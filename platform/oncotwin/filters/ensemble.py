@@ -255,11 +255,11 @@ def _fold(
     keep = member_mean.shape[0] > 0
     row = 0
     for twin in range(offsets.shape[0] - 1):
-        diverged = False
         for step in range(offsets[twin], offsets[twin + 1]):
             what = _DONE
+            diverged = False
             n = n_active[twin]
-            if not diverged and time[step] > clock[twin]:
+            if time[step] > clock[twin]:
                 start = members[twin]
                 if n_conditioned[twin] > 0 and (inflation != 1.0 or rotated):
                     start = loosened

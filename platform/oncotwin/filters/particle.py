@@ -195,11 +195,11 @@ def _fold(
     keep = member_mean.shape[0] > 0
     row = 0
     for twin in range(offsets.shape[0] - 1):
-        diverged = False
         for step in range(offsets[twin], offsets[twin + 1]):
             what = _DONE
+            diverged = False
             n = n_active[twin]
-            if not diverged and time[step] > clock[twin]:
+            if time[step] > clock[twin]:
                 n_bad = propagate_members(
                     propagate, propagate_many, side_by_side, particles[twin], n, clock[twin], time[step],
                     inputs[step], constants[twin], process_variance[twin], keys[twin], step_keys[step], draws, moved,

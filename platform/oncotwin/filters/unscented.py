@@ -233,10 +233,10 @@ def _fold(
     expected = np.zeros(2 * capacity + 1)
     cross, pair, moments, out = np.zeros(capacity), np.zeros(2), np.zeros(3), np.zeros(3)
     for twin in range(offsets.shape[0] - 1):
-        diverged = False
         for step in range(offsets[twin], offsets[twin + 1]):
             what = _DONE
-            if not diverged and time[step] > clock[twin]:
+            diverged = False
+            if time[step] > clock[twin]:
                 what = _forecast(
                     propagate, propagate_many, side_by_side, mean[twin], covariance[twin], n_active[twin],
                     clock[twin], time[step], inputs[step],

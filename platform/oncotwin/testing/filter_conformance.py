@@ -178,6 +178,22 @@ class FilterConformance:
         np.testing.assert_array_equal(sick.moments()[0][others], healthy.moments()[0][others])
         np.testing.assert_array_equal(sick.moments()[1][others], healthy.moments()[1][others])
 
+    def test_a_step_that_diverges_is_passed_over_however_the_steps_are_batched(self) -> None:
+        """The next step tries again from where the twin stood, in the same fold and in another."""
+        system, mean, covariance, n_active, table = self.problem()
+        chosen = self.make_filter()
+        state = chosen.init(mean, covariance, n_active, np.floor(table.time[table.offsets[:-1]]))
+        inputs = table.inputs.copy()
+        inputs[table.offsets[:-1] + 3] = np.nan
+        table = replace(table, inputs=inputs)
+        at_once, info = chosen.fold(state, system, table)
+        parts = split_in_time(table, 4)
+        between, _ = chosen.fold(state, system, parts[0])
+        assert to_bytes(chosen.fold(between, system, parts[1])[0]) == to_bytes(at_once)
+        passed = info.status == StepStatus.DIVERGED
+        assert passed.any() and not passed[table.offsets[1:] - 1].any()
+        assert np.isfinite(at_once.moments()[0]).all()
+
     def test_an_impossible_prediction_teaches_nothing(self) -> None:
         """A model that cannot say what it expects (here the scenario's operator 2) leaves the twin as it was."""
         system, mean, covariance = linear_gaussian.system(1), *linear_gaussian.prior(1, 3)
