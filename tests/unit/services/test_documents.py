@@ -22,6 +22,14 @@ def test_every_setting_is_described_and_nothing_else() -> None:
     assert described == set(Settings.model_fields)
 
 
+def test_every_reason_for_refusal_is_described_and_nothing_else() -> None:
+    code = re.compile(r'(?:(?:EventError|Rejection)\(\s*|\bcode = |_number": \(|missing": \(|forbidden": \()"([a-z0-9_]+)"')
+    sources = [*(ROOT / "platform/oncotwin/domain").glob("*.py"), ROOT / "flows/oncotwin_flows/refusals.py"]
+    used = {name for path in sources for name in code.findall(path.read_text(encoding="utf-8"))}
+    text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`([a-z0-9_]+)`", text[text.index("| code | when |") :])) == used
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
