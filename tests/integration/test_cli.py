@@ -135,3 +135,5 @@ def test_learning(home: Path, events: Path) -> None:
 def test_what_cannot_run_says_why(home: Path) -> None:
     assert "embedded:DIR" in run("status", "--log", "postbox:1", code=2).stderr
     assert "nothing is known" in run("twin", "FIR/nobody", code=2).stderr
+    assert "<institution>/<patient>" in run("alerts", "--patient", "nobody", code=2).stderr
+    assert "--resubmit" in run("rejected", "--file", __file__, code=2).stderr

@@ -8,6 +8,7 @@ import click
 
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
+from oncotwin.domain.ids import split_twin_id
 from oncotwin_services.cli.options import command_options
 from oncotwin_services.cli.output import emit_json, emit_pairs, emit_table, progress, stderr
 
@@ -73,6 +74,8 @@ def alerts(patient: str | None, everything: bool, settings: Settings, as_json: b
 
     An alert of an institution alone tells of events that one of its sources numbered and that did not come.
     """
+    if patient is not None:
+        split_twin_id(patient)
     store = wiring.open_store(settings)
     try:
         rows = store.alerts(patient, superseded=everything)
