@@ -13,7 +13,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -294,20 +294,36 @@ def learn(
         trust = min(1.0, rows.sum() / _TRUSTED_ROWS)
         change = (outcome - last)[rows]
         if members and few:
-            part[b] = _best(_PARTS, [crps(mixed(boosted[rows], standard[rows], p), change).mean() for p in _PARTS])
+            losses = np.array([crps(mixed(boosted[rows], standard[rows], p), change) for p in _PARTS])
+            part[b] = _PARTS[_smoothest(losses, training.patient[rows])]
         steps = mixed(boosted[rows], standard[rows], part[b])
         middle = steps[:, [10]]
-        best = _best(_SHRINKS, [crps(steps + (s - 1.0) * middle, change).mean() for s in _SHRINKS])
-        shrink[b] = 1.0 + trust * (best - 1.0)
+        best = np.argmin([crps(steps + (s - 1.0) * middle, change).mean() for s in _SHRINKS])
+        shrink[b] = 1.0 + trust * (_SHRINKS[best] - 1.0)
         # Shifts answer for values that can be measured; what is too small to measure is left to the lower tail.
         moved = steps + (shrink[b] - 1.0) * middle
         shift[b] = trust * _conformal((change[:, None] - moved) / spread(steps), len(np.unique(training.patient[rows])))
     return Discrepancy(tuple(members), edges, part, shrink, np.round(shift, 6), lowest)
 
 
-def _best(candidates: Array, losses: Sequence[float]) -> float:
-    """The candidate of least loss, the first of equals."""
-    return float(candidates[int(np.argmin(losses))])
+def _smoothest(losses: Array, patients: NDArray[np.str_]) -> int:
+    """The last candidate that is no worse than the best by more than one standard error over patients.
+
+    The bagged trees are the smoother of the two kinds, and what is learned on few patients must hold on others.
+
+    Args:
+        losses: (n_candidates, m), the candidates from rough to smooth; patients: (m,) whose row each is.
+    Source:
+        Breiman et al. 1984, Classification and Regression Trees, section 3.4.3 (the one-standard-error rule).
+    """
+    best = int(np.argmin(losses.mean(axis=1)))
+    _, owner = np.unique(patients, return_inverse=True)
+    chosen = best
+    for candidate in range(best + 1, len(losses)):
+        worse = np.bincount(owner, losses[candidate] - losses[best])
+        if worse.sum() <= np.sqrt((worse**2).sum()):
+            chosen = candidate
+    return chosen
 
 
 def growth_for(n_rows: int) -> Growth:

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from oncotwin.twin.boosting import Growth
-from oncotwin.twin.discrepancy import FEWEST_ROWS, Discrepancy, Training, learn, regimen_rates
+from oncotwin.twin.discrepancy import FEWEST_ROWS, Discrepancy, Training, _smoothest, learn, regimen_rates
 from oncotwin.twin.quantiles import HIGH, LEVELS, LOW, MEDIAN
 
 SMALL = Growth(n_trees=40, rate=0.1, n_leaves=6, min_rows=30)
@@ -125,3 +125,15 @@ def test_a_layer_of_an_earlier_release_is_read() -> None:
     del content["part"], content["decimals"]
     boosted = replace(layer, part=np.zeros_like(layer.part))
     assert np.array_equal(applied(Discrepancy.from_dict(content), rows), applied(boosted, rows))
+
+
+def test_of_kinds_that_cannot_be_told_apart_the_smoothest_is_taken() -> None:
+    random = np.random.default_rng(0)
+    patients = np.repeat([f"p{i}" for i in range(50)], 4)
+    best = random.random(200)
+    noise = np.repeat(random.normal(size=50), 4)
+    # In all worse by two, where fifty patients' differences have a standard error of about seven.
+    equal, worse = best + 0.01 + 0.25 * noise - 0.25 * noise.mean(), best + 1.0
+    assert _smoothest(np.array([best, equal, worse]), patients) == 1
+    assert _smoothest(np.array([worse, best, best + 0.5]), patients) == 1
+    assert _smoothest(np.array([best, worse, equal]), patients) == 2
