@@ -15,10 +15,9 @@ from oncotwin.domain.ids import TwinId, split_twin_id
 from oncotwin.domain.observation import Observation
 from oncotwin.filters.choice import make_filter
 from oncotwin.models.base import TumourModel
-from oncotwin.twin.discrepancy import Discrepancy
 from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import BoundModel, bind
-from oncotwin.twin.forecasting import predict_raw, quantiles
+from oncotwin.twin.forecasting import learned_layers, predict_raw, quantiles
 from oncotwin.twin.origins import Origin, Progress, origins_by_batch, silent
 from oncotwin.twin.quantiles import COLUMNS, MEDIAN, Array
 from oncotwin.twin.scores import bootstrap_ratio, censored_probability, covered, log_crps, log_error
@@ -114,7 +113,7 @@ def backtest_bundle(
 def _backtest(
     bound: BoundModel, items: Mapping[TwinId, Sequence[Item]], version: str, progress: Progress
 ) -> Iterator[ForecastTable]:
-    layers = Discrepancy.read(bound.calibration)
+    layers = learned_layers(bound)
     for origins in origins_by_batch(bound, items, progress=progress):
         raw = predict_raw(bound, origins, target_times(origins))
         levels = quantiles(bound, layers, raw)

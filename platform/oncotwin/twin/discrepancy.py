@@ -167,27 +167,21 @@ class Discrepancy:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Discrepancy:
-        """Read what `to_dict` wrote, or a layer of an earlier release, which had boosted trees alone."""
-        lowest, shrink = content["lowest"], np.array(content["shrink"], dtype=np.float64)
+        """Read what `to_dict` wrote."""
+        lowest = content["lowest"]
         return cls(
             tuple(
                 Member(
                     QuantileTrees.from_dict(m["from_last"]), QuantileTrees.from_dict(m["from_mean"]),
-                    QuantileTrees.from_dict(m["standard"]) if "standard" in m else _NO_SHAPE,
-                    ChangeScale.from_dict(m["scale"]) if "scale" in m else _NO_SCALE, m["rates"], m["overall"],
+                    QuantileTrees.from_dict(m["standard"]), ChangeScale.from_dict(m["scale"]), m["rates"],
+                    m["overall"],
                 )
                 for m in content["members"]
             ),
             np.array(content["edges"], dtype=np.float64),
-            np.array(content.get("part", np.zeros(len(shrink))), dtype=np.float64), shrink,
-            np.array(content["shift"], dtype=np.float64), -np.inf if lowest is None else lowest,
-            content.get("decimals", UNROUNDED),
+            np.array(content["part"], dtype=np.float64), np.array(content["shrink"], dtype=np.float64),
+            np.array(content["shift"], dtype=np.float64), -np.inf if lowest is None else lowest, content["decimals"],
         )
-
-    @classmethod
-    def read(cls, calibration: Mapping[str, Any]) -> dict[str, Discrepancy]:
-        """Layers by observable of a `ModelPrior.forecast_calibration`."""
-        return {name: cls.from_dict(content) for name, content in calibration.get("observables", {}).items()}
 
 
 def raw_knots(mean: Array, variance: Array, last: Array) -> Array:

@@ -69,6 +69,28 @@ def feature_names(model: TumourModel, operator: int) -> tuple[str, ...]:
     )
 
 
+def learned_layers(bound: BoundModel) -> dict[str, Discrepancy]:
+    """The learned layers of a model version by observable; none where it was not calibrated.
+
+    Raises:
+        ModelError: a layer of another release, which read other features, or of other observables of the model.
+    """
+    layers = {}
+    for name, content in bound.calibration.get("observables", {}).items():
+        known = [one.name for one in bound.model.observables]
+        try:
+            if name not in known or content["features"] != list(feature_names(bound.model, known.index(name))):
+                raise ValueError("it reads other features than this release gives it")
+            layers[name] = Discrepancy.from_dict(content)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ModelError(
+                f"the forecast layer of {bound.model.name}/{name} cannot be used ({error}): this version was "
+                "calibrated by another release or for another model; calibrate again (`oncotwin calibrate`) and "
+                "promote the new version"
+            ) from error
+    return layers
+
+
 def predict_raw(bound: BoundModel, origins: Sequence[Origin], times: Sequence[Sequence[float]]) -> RawForecast:
     """Run the model from each origin's posterior to its target times (days, in order), under therapy and plan as known.
 
@@ -179,6 +201,6 @@ def forecast(
         )
     last = Origin("", operator, target, series.time[-1], origin, len(series.time), part, past, ())
     raw = predict_raw(bound, [last], [list(times)])
-    return quantiles(bound, Discrepancy.read(bound.calibration), raw)
+    return quantiles(bound, learned_layers(bound), raw)
 
 

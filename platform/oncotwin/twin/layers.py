@@ -14,7 +14,7 @@ from oncotwin.twin.backtest import target_times
 from oncotwin.twin.boosting import Growth
 from oncotwin.twin.discrepancy import Training, learn
 from oncotwin.twin.fold import BoundModel
-from oncotwin.twin.forecasting import predict_raw
+from oncotwin.twin.forecasting import feature_names, predict_raw
 from oncotwin.twin.origins import Origin, Progress, origins_by_batch, silent
 from oncotwin.twin.recording import decimals, learn_decimals
 from oncotwin.twin.timeline import Item
@@ -46,7 +46,10 @@ def learn_layers(
             ~training.censored
         ].T
         layer = learn(training, lowest=lowest, growth=growth, progress=progress)
-        layers[observable.name] = replace(layer, decimals=learn_decimals(past, outcome)).to_dict()
+        layers[observable.name] = {
+            **replace(layer, decimals=learn_decimals(past, outcome)).to_dict(),
+            "features": list(feature_names(model, operator)),
+        }
     return {"observables": layers}
 
 

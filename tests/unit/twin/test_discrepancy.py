@@ -116,17 +116,6 @@ def test_bagged_trees_carry_weight_where_the_spread_varies_smoothly() -> None:
     assert layer.part.mean() > 0.3
 
 
-def test_a_layer_of_an_earlier_release_is_read() -> None:
-    rows = training(400)
-    layer = learn(rows, growth=SMALL)
-    content = layer.to_dict()
-    for member in content["members"]:
-        del member["standard"], member["scale"]
-    del content["part"], content["decimals"]
-    boosted = replace(layer, part=np.zeros_like(layer.part))
-    assert np.array_equal(applied(Discrepancy.from_dict(content), rows), applied(boosted, rows))
-
-
 def test_of_kinds_that_cannot_be_told_apart_the_smoothest_is_taken() -> None:
     random = np.random.default_rng(0)
     patients = np.repeat([f"p{i}" for i in range(50)], 4)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +47,21 @@ def test_a_live_forecast_is_the_back_tests_to_the_bit() -> None:
     table = backtest_bundle({"inst/p003": items}, [MODEL], bundle, "v")
     made_then = table.columns["n_prior"] == 4
     assert np.array_equal(live, table.quantiles[made_then])
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda layer: layer.pop("features"), lambda layer: layer["features"].reverse(), lambda layer: layer.pop("members"),
+    lambda layer: layer.update(members=[{}]),
+])
+def test_a_layer_of_another_release_is_refused_in_words(spoil: Callable[[dict[str, Any]], object]) -> None:
+    patients = population(30, agents=("A", "B"))
+    effort = Effort(rounds=1, sweeps=0, growth=Growth(n_trees=2, min_rows=20))
+    bundle = calibrate_bundle(patients, [MODEL], effort=effort)
+    calibration = json.loads(json.dumps(bundle.models["trend"].forecast_calibration))
+    spoil(calibration["observables"]["volume"])
+    spoilt = ModelBundle({"trend": replace(bundle.models["trend"], forecast_calibration=calibration)})
+    with pytest.raises(ModelError, match=r"trend/volume cannot be used .* calibrate again"):
+        backtest_bundle(patients, [MODEL], spoilt, "v")
 
 
 def test_what_was_never_observed_is_refused() -> None:
