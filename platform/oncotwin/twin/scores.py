@@ -70,9 +70,25 @@ def censored_probability(quantiles: Array, kind: Sequence[str], value: Array, li
     return np.clip(chance, 0.5 * LEVELS[0], 1.0)
 
 
-def pit(quantiles: Array, observed: Array) -> Array:
-    """Probability integral transform (m,): uniform where the forecasts are calibrated."""
-    return probability_below(quantiles, observed)
+def pit_histogram(quantiles: Array, observed: Array, n_bins: int) -> Array:
+    """Share (n_bins,) of the probability integral transform in equal bins of [0, 1]: flat where forecasts are honest.
+
+    An observation that forecasts give a probability of its own (values written in whole numbers) is spread over the
+    levels that it holds, between those of the values below and above it.
+
+    Source:
+        Czado, Gneiting & Held 2009, doi:10.1111/j.1541-0420.2009.01191.x, equation 2.
+    """
+    slack = 1e-9 * np.abs(observed)[:, None]
+    below = (quantiles < observed[:, None] - slack).sum(axis=1)
+    upto = (quantiles <= observed[:, None] + slack).sum(axis=1)
+    middles = np.concatenate([[0.0], 0.5 * (LEVELS[1:] + LEVELS[:-1]), [1.0]])
+    alone = probability_below(quantiles, observed)
+    low = np.where(upto > below, middles[below], alone)[:, None]
+    high = np.where(upto > below, middles[upto], alone)[:, None]
+    edges = np.linspace(0.0, 1.0, n_bins + 1)
+    reached = np.clip((edges - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
+    return np.asarray(np.diff(reached, axis=1).sum(axis=0) / max(len(observed), 1))
 
 
 @dataclass(frozen=True, slots=True)

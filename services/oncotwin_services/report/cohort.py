@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from oncotwin.twin.backtest import ForecastTable
 from oncotwin.twin.quantiles import MEDIAN
 from oncotwin.twin.references import LastValue
-from oncotwin.twin.scores import bootstrap_ratio, covered, crps, log_crps, log_error, pit
+from oncotwin.twin.scores import bootstrap_ratio, covered, crps, log_crps, log_error, pit_histogram
 from oncotwin_services.report.content import CoverageRow, PitRow, SkillRow
 
 Array = NDArray[np.float64]
@@ -47,8 +47,8 @@ def evaluate(
     for observable in sorted(set(seen.columns["observable"])):
         mine = seen.rows(seen.columns["observable"] == observable)
         floor = floors[observable]
-        counts, _ = np.histogram(pit(mine.quantiles, mine.columns["observed"]), bins=N_BINS, range=(0.0, 1.0))
-        histograms.append(PitRow(str(observable), tuple(int(n) for n in counts)))
+        shares = pit_histogram(mine.quantiles, mine.columns["observed"], N_BINS)
+        histograms.append(PitRow(str(observable), tuple(shares.tolist()), len(mine)))
         errors, spreads = [], []
         for visits in sorted(set(mine.columns["visits_ahead"].tolist())):
             part = mine.rows(mine.columns["visits_ahead"] == visits)

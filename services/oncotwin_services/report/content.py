@@ -173,7 +173,8 @@ class PitRow:
     """Histogram of the probability that forecasts gave to values up to the one seen; flat when well calibrated."""
 
     observable: str
-    counts: tuple[int, ...]
+    shares: tuple[float, ...]
+    n: int
 
 
 @dataclass(frozen=True, slots=True)

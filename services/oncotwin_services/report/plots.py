@@ -252,9 +252,9 @@ def pit_plot(row: PitRow, name: str, title: str) -> str:
     """Histogram of the probability integral transform, beside the flat line and its 95 % band."""
     figure, [axis] = _axes(4.2, (2.3,), bottom=0.5)
     with matplotlib.rc_context(_STYLE):
-        n_bins, total = len(row.counts), max(sum(row.counts), 1)
-        share = np.array(row.counts) * n_bins / total
-        spread = 1.96 * float(np.sqrt((n_bins - 1) / total))
+        n_bins = len(row.shares)
+        share = np.array(row.shares) * n_bins
+        spread = 1.96 * float(np.sqrt((n_bins - 1) / max(row.n, 1)))
         axis.axhspan(max(1 - spread, 0), 1 + spread, color=_PRIOR, alpha=0.25, linewidth=0)
         axis.axhline(1.0, color=_FAINT, linewidth=1.0)
         axis.bar((np.arange(n_bins) + 0.5) / n_bins, share, width=0.9 / n_bins, color=_BAND, alpha=0.75)

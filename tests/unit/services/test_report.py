@@ -95,7 +95,7 @@ def cohort() -> CohortReport:
             for score in ("MAE (log mm)", "CRPS (mm)") for ahead in (1, 2, 3)
         ),
         tuple(CoverageRow("longest_diameter", ahead, 1900, 0.9, 0.9 - 0.005 * ahead) for ahead in (1, 2, 3)),
-        (PitRow("longest_diameter", (90, 104, 99, 101, 96, 103, 110, 98, 97, 102)),),
+        (PitRow("longest_diameter", (0.09, 0.104, 0.099, 0.101, 0.096, 0.103, 0.11, 0.098, 0.097, 0.102), 1000),),
         (PredictiveCheck("longest_diameter", "mm", tuple(10.0 + i for i in range(60)),
                          tuple(5.0 + 1.5 * i for i in range(60)), tuple(9.0 + i for i in range(60))),),
         (("drift", 40), ("outlier", 25)),

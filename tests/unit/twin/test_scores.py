@@ -73,9 +73,18 @@ def test_a_censored_target_is_scored_by_its_probability() -> None:
 
 def test_pit_of_calibrated_forecasts_is_uniform() -> None:
     drawn = np.random.default_rng(2).normal(size=3000)
-    transformed = scores.pit(np.tile(stats.norm.ppf(LEVELS), (3000, 1)), drawn)
-    counts, _ = np.histogram(transformed, bins=10, range=(0, 1))
-    assert stats.chisquare(counts).pvalue > 0.01
+    shares = scores.pit_histogram(np.tile(stats.norm.ppf(LEVELS), (3000, 1)), drawn, 10)
+    assert shares.sum() == pytest.approx(1.0)
+    assert stats.chisquare(3000 * shares).pvalue > 0.01
+
+
+def test_pit_of_whole_numbers_is_flat_where_their_forecasts_are_calibrated() -> None:
+    drawn = np.random.default_rng(4).poisson(6.0, size=20_000).astype(np.float64)
+    shares = scores.pit_histogram(np.tile(stats.poisson.ppf(LEVELS, 6.0), (20_000, 1)), drawn, 10)
+    # The grid's levels lie 0.05 apart, so that the ends of an atom are known to half of that.
+    assert shares == pytest.approx(np.full(10, 0.1), abs=0.04)
+    plain = probability_below(np.tile(stats.poisson.ppf(LEVELS, 6.0), (20_000, 1)), drawn)
+    assert np.histogram(plain, bins=10, range=(0, 1))[0].max() > 0.15 * len(drawn)
 
 
 def test_bootstrap_covers_the_ratio_and_repeats_by_seed() -> None:
