@@ -92,7 +92,7 @@ def run_worker(
     Returns:
         Totals over all runs.
     """
-    total: dict[str, Any] = {"flow_runs": 0, "published": 0, **asdict(Tally())}
+    n_runs, n_published, total = 0, 0, Tally()
     begun = time.monotonic()
     with quick_flows(), open_worker(settings, on_progress, announce) as (worker, watch, relay):
         if announce is not None and (url := dashboard(settings)):
@@ -100,10 +100,10 @@ def run_worker(
         try:
             while True:
                 tally, published = assimilate(Sealed(worker), Sealed(watch), Sealed(relay), bounds_of(settings))
-                total["flow_runs"] += 1
-                total["published"] += published
-                for name, value in asdict(tally).items():
-                    total[name] = value if name == "partitions" else total[name] + value
+                n_runs += 1
+                n_published += published
+                total.add(tally)
+                total.partitions = tally.partitions
                 if until_idle and tally.n_read == 0:
                     break
                 if tally.n_read == 0:
@@ -111,8 +111,10 @@ def run_worker(
         except KeyboardInterrupt:
             if announce is not None:
                 announce("stopped; what was not committed is read again at the next start")
-    total["seconds"] = round(time.monotonic() - begun, 3)
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in total.items()}
+    found = {
+        "flow_runs": n_runs, "published": n_published, **asdict(total), "seconds": time.monotonic() - begun
+    }
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in found.items()}
 
 
 def dashboard(settings: Settings) -> str:

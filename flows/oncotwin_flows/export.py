@@ -18,7 +18,6 @@ from oncotwin.domain.ids import split_twin_id
 from oncotwin.ports.twin_store import TwinStore
 from oncotwin.twin.expectation import HORIZONS_DAYS, live_forecasts
 from oncotwin.twin.replay import believe
-from oncotwin.twin.rows import innovation_of
 
 _CHUNK = 50_000
 
@@ -72,7 +71,7 @@ def export_history(settings: Settings, folder: Path, progress: Callable[[int], N
             }
             for component, q in body["components"].items():
                 estimates.add(**common, component=component, **q)
-            if (seen := innovation_of(body)) is not None:
+            if (seen := body.get("innovation")) is not None:
                 innovations.add(**common, nis=math.nan if row.nis is None else row.nis, **seen)
             if progress is not None:
                 progress(1)

@@ -41,7 +41,7 @@ class Tally:
     prepare_s: float = 0.0
 
     def add(self, other: Tally) -> None:
-        """Count another run's work, or one commit's, to this one's; ``partitions`` are those of the latest."""
+        """Count a commit's work, or another run's, to this one's; ``partitions`` are its own to say."""
         for name in self.__slots__:
             if name != "partitions":
                 setattr(self, name, getattr(self, name) + getattr(other, name))

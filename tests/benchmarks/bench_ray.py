@@ -1,14 +1,15 @@
 """What the engines cost: live twins under EnKF(256) in a Ray actor against the same in this process, and Prefect.
 
 Both hosts are the worker's own, `RayHost` with one actor and `LocalHost`; both fold the same deliveries of 64 twins
-with 8 measurements each under the tumour-burden model and hand over what a commit writes: snapshots, estimates, alerts.
-As in the worker, the next call is sent before the answer to the last is taken. Calls are taken in turns of ten.
+under the tumour-burden model and hand over what a commit writes: snapshots, estimates, alerts. Calls are taken in
+turns.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections import deque
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -32,13 +33,16 @@ from oncotwin_flows.relay import Relay
 from oncotwin_flows.runtime import Sealed, quick_flows
 
 COMMAND = "python -m tests.benchmarks.bench_ray"
-K, N_MEMBERS, N_EVENTS, N_CALLS, N_TURN = 64, 256, 16, 27, 5
+K, N_MEMBERS, N_CALLS, N_TURN = 64, 256, 27, 5
+WAYS = ((8, False), (8, True), (16, True))
+"""Events a twin and call, and whether the next call is sent before the last answer is taken, as the worker does."""
+
 BATCH_EVENTS, N_EMPTY_RUNS = 20_000, 5
 BAR_ACTOR, BAR_PREFECT = 0.85, 0.10
 
 
-def calls() -> list[list[Delivery]]:
-    """N_CALLS calls with N_EVENTS measurements of each twin, four days apart."""
+def calls(n_events: int) -> list[list[Delivery]]:
+    """N_CALLS calls with so many measurements of each twin, four days apart."""
     rng = np.random.default_rng(5)
     found = []
     for call in range(N_CALLS):
@@ -46,27 +50,27 @@ def calls() -> list[list[Delivery]]:
         for twin in range(K):
             lines = [
                 diameter(f"{number}", 4.0 * number, float(rng.uniform(25, 35)), patient=f"H1/p{twin:02d}")
-                for number in range(call * N_EVENTS, (call + 1) * N_EVENTS)
+                for number in range(call * n_events, (call + 1) * n_events)
             ]
             deliveries.append(Delivery(f"H1/p{twin:02d}", twin, call, call, tuple(accepted(lines))))
         found.append(deliveries)
     return found
 
 
-def through(host: TwinHost, deliveries: list[list[Delivery]]) -> list[str]:
+def through(host: TwinHost, deliveries: list[list[Delivery]], *, ahead: bool) -> list[str]:
     """Digests of the twins after the last call."""
-    ticket: FoldTicket | None = None
+    under_way: deque[FoldTicket] = deque()
     for one in deliveries:
-        ahead = host.submit(one)
-        if ticket is not None:
-            ticket.result()
-        ticket = ahead
-    assert ticket is not None
-    return [one.snapshots[-1].digest for one in ticket.result()]
+        under_way.append(host.submit(one))
+        if not ahead or len(under_way) > 1:
+            folded = under_way.popleft().result()
+    for ticket in under_way:
+        folded = ticket.result()
+    return [one.snapshots[-1].digest for one in folded]
 
 
-def actor_against_process() -> None:
-    """Throughput of both, by the median call."""
+def actor_against_process(n_events: int, *, ahead: bool) -> None:
+    """Throughput of both, by the median turn."""
     bundle = ModelBundle({}, FilterChoice("ensemble", {"n_members": N_MEMBERS}))
     with tempfile.TemporaryDirectory() as folder:
         factory = ShardFactory(Settings(home=Path(folder)), bundle.to_json(), LITERATURE)
@@ -74,32 +78,33 @@ def actor_against_process() -> None:
             "in-process": LocalHost(factory(LITERATURE)),
             "actor": RayHost(factory, LITERATURE, twins_per_actor=K, idle_actor_s=1e6),
         }
-        every = calls()
+        every = calls(n_events)
         warm, rest = every[:2], every[2:]
         for host in hosts.values():
-            through(host, warm)
+            through(host, warm, ahead=ahead)
         taken: dict[str, list[float]] = {name: [] for name in hosts}
         for begin in range(0, len(rest), N_TURN):
             digests = []
             for name, host in hosts.items():
                 begun = time.perf_counter()
-                digests.append(through(host, rest[begin : begin + N_TURN]))
+                digests.append(through(host, rest[begin : begin + N_TURN], ahead=ahead))
                 taken[name].append(time.perf_counter() - begun)
             assert digests[0] == digests[1]
         for host in hosts.values():
             host.close()
-    rates = {name: N_TURN * K * N_EVENTS / median(times) for name, times in taken.items()}
+    rates = {name: N_TURN * K * n_events / median(times) for name, times in taken.items()}
     ratio = rates["actor"] / rates["in-process"]
-    print(f"EnKF({N_MEMBERS}), {K} twins, {N_EVENTS} events a twin and call ({load_note()})")
+    how = "sent ahead" if ahead else "each answer awaited"
+    print(f"EnKF({N_MEMBERS}), {K} twins, {n_events} events a twin and call, {how} ({load_note()})")
     for name, rate in rates.items():
         print(f"  {name:12}{rate:12,.0f} events/s")
     print(f"  ratio {ratio:.3f}, bar {BAR_ACTOR}; the same bits both ways")
     record(
-        "ray/enkf256_actor", round(rates["actor"]), "1/s", reference=round(rates["in-process"]),
-        ratio=round(ratio, 3), bar=f"at least {BAR_ACTOR}", command=COMMAND,
-        note=f"events per second of live twins at k = {K}, {N_EVENTS} events a twin and call; reference: in-process, "
-        f"same calls in turns, median of {(N_CALLS - 2) // N_TURN} turns of {N_TURN}, the next call sent before the "
-        f"last answer is taken, as the worker does; {load_note()}",
+        f"ray/enkf256_actor/{n_events}_events_{'ahead' if ahead else 'awaited'}", round(rates["actor"]), "1/s",
+        reference=round(rates["in-process"]), ratio=round(ratio, 3), bar=f"at least {BAR_ACTOR}", command=COMMAND,
+        note=f"events per second of live twins at k = {K}, {n_events} events a twin and call, {how}; reference: "
+        f"in-process, same calls in turns, median of {(N_CALLS - 2) // N_TURN} turns of {N_TURN} calls; {load_note()}"
+        + ("" if ratio >= BAR_ACTOR else "; misses the bar: a call costs some ten milliseconds beside the folding"),
     )
 
 
@@ -134,7 +139,8 @@ def main() -> None:
     """Measure, print, record."""
     connect("local", 2, dashboard=False)
     try:
-        actor_against_process()
+        for n_events, ahead in WAYS:
+            actor_against_process(n_events, ahead=ahead)
     finally:
         disconnect()
     prefect_over_batch()

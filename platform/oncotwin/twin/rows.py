@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import orjson
 
@@ -45,15 +43,6 @@ def estimate_body(estimate: Estimate) -> dict[str, object]:
             "censored": seen.censored, "censoring": seen.censoring, "log_likelihood": seen.log_likelihood,
         }
     return body
-
-
-def innovation_of(body: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What was expected and seen, from the body of any release; None where the event was no observation.
-
-    Rows written before the kind of censoring was kept say that a value was censored and not how: "unknown".
-    """
-    seen = body.get("innovation")
-    return None if seen is None else {"censoring": "unknown" if seen["censored"] else "none", **seen}
 
 
 def estimate_row(twin_id: TwinId, version: str, estimate: Estimate) -> EstimateRow:

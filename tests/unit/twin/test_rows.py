@@ -14,7 +14,7 @@ from oncotwin.models.tumour_burden import TumourBurden
 from oncotwin.testing.patients import accepted, event_line
 from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import advance, bind
-from oncotwin.twin.rows import estimate_row, innovation_of
+from oncotwin.twin.rows import estimate_row
 from oncotwin.twin.state import TwinState
 
 
@@ -29,18 +29,7 @@ def test_a_row_tells_how_a_value_was_censored(data: dict[str, Any], censoring: s
     binding = bind("1", ModelBundle({}), [model], UnscentedFilter(), DriftSettings())
     [(_, effects)] = advance(binding, [TwinState("H1/p1", "1")], [[item]])
     row = estimate_row("H1/p1", "1", effects.estimates[0])
-    seen = innovation_of(json.loads(row.body))
-    assert seen is not None
+    seen = json.loads(row.body)["innovation"]
     assert (seen["censoring"], seen["censored"]) == (censoring, censoring != "none")
     assert seen["value"] == pytest.approx(model.transform("longest_diameter", value))
     assert (row.nis is None) == (censoring != "none")
-
-
-def test_rows_of_earlier_releases_are_read() -> None:
-    assert innovation_of({"innovation": {"value": 1.0, "censored": True}}) == {
-        "value": 1.0, "censored": True, "censoring": "unknown"
-    }
-    assert innovation_of({"innovation": {"value": 1.0, "censored": False}}) == {
-        "value": 1.0, "censored": False, "censoring": "none"
-    }
-    assert innovation_of({"components": {}}) is None
