@@ -40,6 +40,10 @@ class StaleVersionError(OncotwinError):
     """A twin's version moved on under us: the compare-and-swap of a commit lost, nothing was written."""
 
 
+class ChampionChangedError(StaleVersionError):
+    """Another model version was promoted: what was folded under the one before may not be committed."""
+
+
 class FencedError(OncotwinError):
     """Our lease on a partition was taken over by another worker: nothing was written."""
 
@@ -54,6 +58,10 @@ class HostLostError(OncotwinError):
 
 class StoreError(OncotwinError):
     """The twin store refused or failed an operation."""
+
+
+class ErasedError(OncotwinError):
+    """The patient's key was destroyed: what was kept under it cannot be read, and nothing more may be kept."""
 
 
 class LogError(OncotwinError):

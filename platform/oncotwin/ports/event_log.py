@@ -19,6 +19,9 @@ from oncotwin.domain.errors import LogError
 MAX_RECORD_BYTES = 900_000
 """Bound on value, key and headers together: what a broker at its default settings takes with room to spare."""
 
+ERASED_HEADER = "oncotwin-erased"
+"""Header of a record, read with an empty value, whose patient was erased: its content is gone and it is passed over."""
+
 _MASK = 0xFFFFFFFF
 
 

@@ -1,0 +1,183 @@
+"""Sealing: what is kept of a patient's data is readable only with that patient's key.
+
+Sealed bytes are a mark, a random nonce, the ciphertext and its tag. Rows that earlier releases wrote carry no mark and
+are passed through as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from oncotwin.domain.errors import ErasedError, StoreError
+from oncotwin.domain.ids import TwinId
+from oncotwin.ports.key_store import KeyStore
+
+MARK = b"\x00sealed1"
+"""Begins sealed bytes; no JSON, event or state begins with a NUL."""
+TEXT_MARK = "\u2063sealed1:"
+"""Begins sealed text, before its base64; an invisible sign that no message of a release begins with."""
+
+_NONCE_BYTES = 12
+_MAX_CACHED = 200_000
+
+
+class _Ciphers(NamedTuple):
+    """What is derived from one patient's key, once."""
+
+    key: bytes
+    cipher: AESGCM
+    commitment_key: bytes
+
+
+class Sealer:
+    """Seals under the keys of a key store; usable from any number of threads.
+
+    Source:
+        NIST SP 800-38D (AES-GCM; random 96-bit nonces serve for 2^32 seals under one key); RFC 2104 (HMAC); the keys of
+        cipher and commitment are told apart as in RFC 5869, section 2.3, with one block each.
+    """
+
+    def __init__(self, keys: KeyStore) -> None:
+        self._keys = keys
+        self._ciphers: dict[TwinId, _Ciphers] = {}
+
+    def seal(self, twin_id: TwinId, data: bytes) -> bytes:
+        """Data that only this patient's key opens; "" is the installation.
+
+        Raises:
+            ErasedError: the key was destroyed. StoreError: the key store does not answer.
+        """
+        cipher = self._of(twin_id, make=True).cipher
+        nonce = os.urandom(_NONCE_BYTES)
+        return MARK + nonce + cipher.encrypt(nonce, data, twin_id.encode())
+
+    def unseal(self, twin_id: TwinId, data: bytes) -> bytes:
+        """The data again; what is not sealed is given back as it is.
+
+        Raises:
+            ErasedError: the key was destroyed. StoreError: altered, another patient's, or of another key store.
+        """
+        if not is_sealed(data):
+            return data
+        cipher = self._of(twin_id, make=False).cipher
+        begin = len(MARK) + _NONCE_BYTES
+        try:
+            return cipher.decrypt(data[len(MARK) : begin], data[begin:], twin_id.encode())
+        except (InvalidTag, ValueError):
+            raise StoreError(
+                f"sealed data of {twin_id or 'the installation'!r} does not open: it was altered, moved from another "
+                "patient's row, or sealed with another key store; restore it from a backup"
+            ) from None
+
+    def seal_text(self, twin_id: TwinId, text: str) -> str:
+        """As `seal`, for a column of text."""
+        return TEXT_MARK + base64.b64encode(self.seal(twin_id, text.encode())).decode("ascii")
+
+    def unseal_text(self, twin_id: TwinId, text: str) -> str:
+        """As `unseal`, for a column of text."""
+        if not text.startswith(TEXT_MARK):
+            return text
+        try:
+            data = base64.b64decode(text[len(TEXT_MARK) :], validate=True)
+        except (binascii.Error, ValueError):
+            data = b""
+        return self.unseal(twin_id, data if is_sealed(data) else MARK).decode()
+
+    def commitment(self, twin_id: TwinId, data: bytes) -> bytes:
+        """32 bytes that bind to the data and, unlike a plain hash, do not let it be guessed without the key.
+
+        Raises:
+            ErasedError: the key was destroyed.
+        """
+        return hmac.digest(self._of(twin_id, make=True).commitment_key, data, "sha256")
+
+    def prepare(self, twin_ids: Iterable[TwinId]) -> None:
+        """Fetch the keys of many patients in one go, making those that are missing."""
+        self._keys.keys(twin_ids)
+
+    def erased(self, twin_id: TwinId) -> bool:
+        """Whether this patient's key was destroyed."""
+        return twin_id in self._keys.destroyed()
+
+    def close(self) -> None:
+        """Close the key store and forget what was derived from its keys."""
+        self._ciphers.clear()
+        self._keys.close()
+
+    def _of(self, twin_id: TwinId, *, make: bool) -> _Ciphers:
+        """Ciphers of a patient; the key store is asked every time, as it knows which keys were destroyed."""
+        try:
+            key = self._keys.key(twin_id, make=make)
+        except ErasedError:
+            self._ciphers.pop(twin_id, None)
+            raise
+        found = self._ciphers.get(twin_id)
+        if found is None or found.key is not key:
+            if len(self._ciphers) >= _MAX_CACHED:
+                self._ciphers.clear()
+            found = _Ciphers(key, AESGCM(_derived(key, b"oncotwin seal")), _derived(key, b"oncotwin commitment"))
+            self._ciphers[twin_id] = found
+        return found
+
+
+class PlainSealer(Sealer):
+    """Keeps data as it is: for stores opened without keys. What was sealed stays closed to it."""
+
+    def __init__(self) -> None:
+        """Needs no key store."""
+
+    def seal(self, twin_id: TwinId, data: bytes) -> bytes:
+        """The data."""
+        del twin_id
+        return data
+
+    def unseal(self, twin_id: TwinId, data: bytes) -> bytes:
+        """The data.
+
+        Raises:
+            StoreError: it is sealed.
+        """
+        if is_sealed(data):
+            raise StoreError(
+                f"data of {twin_id or 'the installation'!r} is sealed, and the store was opened without keys; open it "
+                "with the key store of its installation"
+            )
+        return data
+
+    def seal_text(self, twin_id: TwinId, text: str) -> str:
+        """The text."""
+        del twin_id
+        return text
+
+    def commitment(self, twin_id: TwinId, data: bytes) -> bytes:
+        """A hash that anybody can compute."""
+        return hashlib.sha256(twin_id.encode() + b"\x00" + data).digest()
+
+    def prepare(self, twin_ids: Iterable[TwinId]) -> None:
+        """Nothing to fetch."""
+
+    def erased(self, twin_id: TwinId) -> bool:
+        """Without keys nobody is erased."""
+        del twin_id
+        return False
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether bytes carry the mark of sealed ones."""
+    return data[: len(MARK)] == MARK
+
+
+def _derived(key: bytes, purpose: bytes) -> bytes:
+    return hmac.digest(key, purpose + b"\x01", "sha256")
