@@ -17,6 +17,8 @@ _COMMANDS = {
     "status": ("stream_commands", "Show where things live, the lag, and what the store holds."),
     "alerts": ("stream_commands", "List alerts: what was seen, since when, what to measure next."),
     "export": ("stream_commands", "Write estimates, innovations and forecasts as Parquet."),
+    "backup": ("backup_commands", "Write the store to a folder while the stream goes on."),
+    "restore": ("backup_commands", "Load a backup into an empty store, of either database."),
     "twin": ("belief_commands", "Show what a patient's twin believes, on any day, as known on any other."),
     "forecast": ("belief_commands", "Forecast every observable of a patient."),
     "calibrate": ("learning_commands", "Learn the population prior from events; registered as challenger."),
