@@ -6,11 +6,11 @@ thread does the same work at once, in the order that its caller decides (tests t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from oncotwin.ports.clock import Clock
+from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_host import Delivery, Folded
 from oncotwin.ports.twin_store import CommitGroup, JournalEntry, TwinCommit, TwinStore
 from oncotwin_flows.groups import Group, Tally
@@ -26,11 +26,15 @@ class Committer:
         threaded: commit in a thread of its own; else `begin` returns when the commit is done.
     """
 
-    def __init__(self, store: TwinStore, clock: Clock, log_name: str, version: str, *, threaded: bool = True) -> None:
+    def __init__(
+        self, store: TwinStore, clock: Clock, log_name: str, version: str, *, threaded: bool = True,
+        on_step: OnStep = no_step,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._log_name = log_name
         self._version = version
+        self._on_step = on_step
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit") if threaded else None
 
     def begin(self, group: Group) -> Future[Tally]:
@@ -51,10 +55,11 @@ class Committer:
 
     def _commit(self, group: Group) -> Tally:
         """Wait for the folds and write everything in one transaction."""
-        begun = time.perf_counter()
+        begun = self._clock.monotonic()
         assert group.ticket is not None
         folded = group.ticket.result()
-        waited = time.perf_counter()
+        self._on_step("folded")
+        waited = self._clock.monotonic()
         now = self._clock.now()
         twins = []
         dead_letters = list(group.dead_letters)
@@ -72,14 +77,15 @@ class Committer:
         self._store.commit(
             CommitGroup(
                 log_name=self._log_name, offsets=group.offsets, lease_epochs=group.epochs, twins=tuple(twins),
-                dead_letters=tuple(dead_letters), outbox=outbox_rows(self._version, folded, dead_letters, now),
+                dead_letters=tuple(dead_letters), outbox=outbox_rows(twins, dead_letters, now),
                 sources=group.sources, committed_at=now,
             )
         )
+        self._on_step("committed")
         return Tally(
             n_accepted=n_accepted, n_duplicates=group.n_duplicates, n_rejected=len(dead_letters),
             n_estimates=sum(len(one.estimates) for one in folded), n_alerts=sum(len(one.alerts) for one in folded),
-            n_commits=1, fold_wait_s=waited - begun, commit_s=time.perf_counter() - waited,
+            n_commits=1, fold_wait_s=waited - begun, commit_s=self._clock.monotonic() - waited,
         )
 
     def _twin_commit(self, delivery: Delivery, one: Folded, entries: Sequence[JournalEntry]) -> TwinCommit:

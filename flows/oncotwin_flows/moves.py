@@ -32,7 +32,7 @@ def moved_events(
     ]
     for correction in moves:
         wrong = correction.header.twin_id
-        rows = [*entries.get(wrong, ()), *store.journal(wrong, until=None, known_at=None)]
+        rows = [*entries.get(wrong, ()), *store.journal(wrong)]
         original = next((row for row in rows if (row.source, row.event_id) == correction.supersedes), None)
         if original is None:
             continue

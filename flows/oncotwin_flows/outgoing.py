@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import orjson
 
-from oncotwin.ports.twin_host import Folded
-from oncotwin.ports.twin_store import AlertRow, DeadLetter, OutboxRow
+from oncotwin.ports.twin_store import AlertRow, DeadLetter, OutboxRow, TwinCommit
 
 SOURCE = "urn:oncotwin:platform"
 ESTIMATED, ALERTED, REJECTED = "twin.estimated", "twin.alerted", "event.rejected"
@@ -36,23 +36,30 @@ def institution_alert(alert: AlertRow, now: datetime) -> OutboxRow:
 
 
 def outbox_rows(
-    version: str, folded: Sequence[Folded], dead_letters: Sequence[DeadLetter], now: datetime
+    twins: Sequence[TwinCommit], dead_letters: Sequence[DeadLetter], now: datetime
 ) -> tuple[OutboxRow, ...]:
-    """The latest estimate of each twin of a commit group, its alerts, and what was refused."""
+    """The latest estimate of each twin of a commit group, its alerts, and what was refused.
+
+    A message's id holds the twin's version, which is committed once: sent again it is the same, and a state or an alert
+    that comes back after it had been taken back is told of again. The estimate is null where a fold that started again
+    has none left.
+    """
     rows: list[OutboxRow] = []
     recorded = now.isoformat()
-    for one in folded:
+    for one in twins:
         present = one.snapshots[-1]
-        if one.estimates:
+        if one.estimates or one.rewound_to is not None:
+            estimate = one.estimates[-1].body if one.estimates else b"null"
             value = _with(
-                b'{"estimate":' + one.estimates[-1].body + b"}", model_version=version, state_digest=present.digest,
+                b'{"estimate":' + estimate + b"}", model_version=one.model_version, state_digest=present.digest,
                 data_through=present.time.isoformat(), known_at=recorded,
             )
-            key = f"{one.twin_id}:{present.digest}"
+            key = f"{one.twin_id}:{one.new_version}"
             rows.append(_row(ESTIMATED, key, one.twin_id, present.time, value, recorded))
         for alert in one.alerts:
-            value = _with(alert.body, model_version=version)
-            rows.append(_row(ALERTED, alert.alert_id, one.twin_id, alert.time, value, recorded))
+            value = _with(alert.body, model_version=one.model_version)
+            row = _row(ALERTED, f"{alert.alert_id}:{one.new_version}", one.twin_id, alert.time, value, recorded)
+            rows.append(replace(row, alert_id=alert.alert_id))
     for letter in dead_letters:
         data = {
             "reason_code": letter.reason_code, "reason": letter.reason, "where": letter.where,

@@ -11,14 +11,13 @@ fails, everything after it is forgotten and read again.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from oncotwin.domain.amendment import Accepted, Rejection
+from oncotwin.domain.amendment import Accepted, Correction, Rejection
 from oncotwin.domain.envelope import Event
 from oncotwin.domain.errors import FencedError, HostLostError, StaleVersionError
 from oncotwin.domain.events import encode_line
@@ -26,6 +25,7 @@ from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.event_log import EventLog, LogRecord
+from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_host import Delivery, TwinHost
 from oncotwin.ports.twin_store import JournalEntry, TwinStore
 from oncotwin_flows.committer import Committer
@@ -65,6 +65,7 @@ class Worker:
     def __init__(
         self, log: EventLog, store: TwinStore, host: TwinHost, clock: Clock, settings: WorkerSettings,
         on_progress: Callable[[int], None] | None = None, on_retry: Callable[[Exception], None] | None = None,
+        on_step: OnStep = no_step,
     ) -> None:
         self._log = log
         self._store = store
@@ -73,6 +74,7 @@ class Worker:
         self._settings = settings
         self._on_progress = on_progress or (lambda n: None)
         self._on_retry = on_retry or (lambda error: None)
+        self._on_step = on_step
         self._epochs: dict[int, int] = {}
         self._renew_at = 0.0
         self._positions: dict[int, int] = {}
@@ -85,7 +87,7 @@ class Worker:
         self._folding: Group | None = None
         self._committing: tuple[Group, Future[Tally]] | None = None
         self._committer = Committer(
-            store, clock, settings.log_name, settings.version, threaded=settings.threaded
+            store, clock, settings.log_name, settings.version, threaded=settings.threaded, on_step=on_step
         )
 
     def run(self, bounds: Bounds) -> Tally:
@@ -95,7 +97,7 @@ class Worker:
             StoreError, LogError: the store or the log does not answer; what was committed stays committed.
         """
         tally = Tally()
-        deadline = time.monotonic() + bounds.seconds
+        deadline = self._clock.monotonic() + bounds.seconds
         self._lease(tally)
         while self._epochs:
             try:
@@ -115,7 +117,7 @@ class Worker:
                     raise
                 self._on_retry(error)
                 # An actor takes seconds to restart, and another worker's commit takes its time too.
-                time.sleep(min(0.05 * 2.0**tally.n_retries, _LONGEST_PAUSE_S))
+                self._clock.sleep(min(0.05 * 2.0**tally.n_retries, _LONGEST_PAUSE_S))
                 self._lease(tally)
             except BaseException:
                 # Whoever calls again must not go on behind records that were read and never committed.
@@ -126,18 +128,21 @@ class Worker:
     def _begin(self, bounds: Bounds, deadline: float, tally: Tally) -> Group | None:
         """Read the next records, validate them and have them folded; None where a bound or the log's end is reached."""
         room = bounds.events - tally.n_read
-        if room <= 0 or time.monotonic() >= deadline:
+        if room <= 0 or self._clock.monotonic() >= deadline:
             return None
         self._lease(tally)
         longest = bounds.poll_seconds if self._folding is None else 0.0
         records = self._log.read(self._positions, min(room, bounds.commit_events), _MAX_READ_BYTES, longest)
         if not records:
             return None
-        begun = time.perf_counter()
+        self._on_step("read")
+        begun = self._clock.monotonic()
         group = self._prepare(records)
+        self._on_step("prepared")
         group.ticket = self._host.submit(group.deliveries)
+        self._on_step("submitted")
         tally.n_read += len(records)
-        tally.prepare_s += time.perf_counter() - begun
+        tally.prepare_s += self._clock.monotonic() - begun
         return group
 
     def _settle(self, tally: Tally) -> None:
@@ -153,6 +158,7 @@ class Worker:
             for entry in entries:
                 self._under_way.pop((entry.source, entry.event_id), None)
         tally.add(done)
+        self._on_step("settled")
         self._on_progress(group.n_records)
 
     def release(self) -> None:
@@ -166,14 +172,16 @@ class Worker:
     def _lease(self, tally: Tally) -> None:
         """Acquire or renew partitions; positions of newly acquired ones come from the store."""
         tally.partitions = len(self._epochs)
-        if time.monotonic() < self._renew_at:
+        if self._clock.monotonic() < self._renew_at:
             return
         now, settings = self._clock.now(), self._settings
         held = self._store.acquire_leases(
             settings.log_name, settings.name, range(self._log.n_partitions), settings.lease_s, now
         )
         # Others make room for a newcomer when they renew: it asks often until they did.
-        self._renew_at = time.monotonic() + (settings.lease_s / 3.0 if held else min(settings.lease_s / 3.0, _ASK_S))
+        self._renew_at = self._clock.monotonic() + (
+            settings.lease_s / 3.0 if held else min(settings.lease_s / 3.0, _ASK_S)
+        )
         if held != self._epochs:
             self._reset()
             self._epochs = dict(held)
@@ -181,6 +189,7 @@ class Worker:
             begin = self._log.begin_offsets()
             self._positions = {p: stored.get(p, begin.get(p, 0)) for p in self._epochs}
             self._sources = {**self._store.sources(), **settings.sources}
+        self._on_step("leased")
         tally.partitions = len(self._epochs)
 
     def _reset(self) -> None:
@@ -262,6 +271,7 @@ class Worker:
                 time=header.time, time_precision=header.time_precision, recorded_at=header.recorded_at,
                 received_at=self._clock.now(), status=header.status, content_hash=header.content_hash, payload=line,
                 position=0, partition=record.partition, offset=record.offset, sequence=header.sequence,
+                supersedes=item.supersedes if isinstance(item, Correction) else None,
             )
         )
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from oncotwin.adapters.event_log import open_event_log
 from oncotwin.adapters.local_host import LocalHost
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
-from oncotwin.bootstrap.wiring import history
+from oncotwin.bootstrap.wiring import SystemClock, history
 from oncotwin.domain.bundle import ModelBundle
 from oncotwin.filters.unscented import UnscentedFilter
 from oncotwin.models.tumour_burden import TumourBurden
@@ -34,7 +34,7 @@ PATIENCE = timedelta(hours=1)
 
 
 @dataclass
-class Clock:
+class Clock(SystemClock):
     """Stands still until it is moved."""
 
     time: datetime = datetime(2026, 1, 1, tzinfo=UTC)
@@ -64,7 +64,7 @@ class Site:
         self.log.append([NewRecord(json.loads(line)["subject"], line) for line in lines])
         store = self.store()
         binding = bind("1", ModelBundle({}), [TumourBurden()], UnscentedFilter(), DriftSettings())
-        host = LocalHost(TwinShard(binding, history(store)))
+        host = LocalHost(TwinShard(binding, history(store, "1")))
         worker = Worker(
             self.log, store, host, self.clock, WorkerSettings("w", "log", "1", 1e6, timedelta(minutes=5))
         )

@@ -22,7 +22,7 @@ from oncotwin.adapters.ray_cluster import connect, disconnect
 from oncotwin.adapters.ray_host import NAMESPACE, RayHost
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
 from oncotwin.bootstrap.settings import Settings
-from oncotwin.bootstrap.wiring import LITERATURE, ShardFactory
+from oncotwin.bootstrap.wiring import LITERATURE, ShardFactory, SystemClock
 from oncotwin.domain.bundle import ModelBundle
 from oncotwin.domain.errors import HostLostError
 from oncotwin.ports.event_log import EventLog, NewRecord
@@ -34,7 +34,7 @@ from oncotwin_flows.worker import Worker, WorkerSettings
 pytestmark = pytest.mark.slow
 
 
-class FixedClock:
+class FixedClock(SystemClock):
     """The tests' events lie in its past."""
 
     def now(self) -> datetime:

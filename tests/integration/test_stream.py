@@ -43,7 +43,7 @@ from oncotwin_flows.worker import Worker, WorkerSettings
 BOUNDS = Bounds(commit_events=7, poll_seconds=0.05)
 
 
-class SteppingClock:
+class SteppingClock(SystemClock):
     """A second later at each look."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Site:
         return [report.n_accepted, report.n_duplicates, len(report.rejections)]
 
     def worker(self, name: str = "w1") -> Worker:
-        host = LocalHost(TwinShard(self.binding, history(self.store)))
+        host = LocalHost(TwinShard(self.binding, history(self.store, "1")))
         return Worker(
             self.log, self.store, host, self.clock, WorkerSettings(name, "log", "1", 1e6, timedelta(minutes=5))
         )
@@ -254,7 +254,7 @@ def test_what_was_believed_before_stays_readable(site: Site) -> None:
     journal = site.store.journal("H1/p1", known_at=known_at)
     assert digest(to_bytes(believe(site.binding, "H1/p1", journal).state)) == before
     assert digests(site)["H1/p1"] != before
-    assert site.store.latest_snapshots(["H1/p1"], known_at=known_at)["H1/p1"].digest == before
+    assert site.store.beliefs("H1/p1", known_at=known_at)[-1].digest == before
 
 
 def test_a_poison_event_stalls_nobody(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +301,7 @@ def test_after_a_failed_commit_nothing_read_is_skipped(site: Site, monkeypatch: 
 
 def test_one_thread_and_two_make_the_same_twins(site: Site) -> None:
     site.ingest(cohort())
-    host = LocalHost(TwinShard(site.binding, history(site.store)))
+    host = LocalHost(TwinShard(site.binding, history(site.store, "1")))
     rules = WorkerSettings("w1", "log", "1", 1e6, timedelta(minutes=5), threaded=False)
     worker = Worker(site.log, site.store, host, site.clock, rules)
     assert worker.run(BOUNDS).n_accepted == len(cohort())
@@ -316,7 +316,7 @@ def test_a_second_worker_gets_its_share_and_both_together_do_all(site: Site) -> 
     with closing(open_event_log(site.url, site.name, 3)) as own_log:
         workers = [
             Worker(
-                log, site.store, LocalHost(TwinShard(site.binding, history(site.store))), SystemClock(),
+                log, site.store, LocalHost(TwinShard(site.binding, history(site.store, "1"))), SystemClock(),
                 WorkerSettings(name, "log", "1", 3.0, timedelta(minutes=5)),
             )
             for name, log in (("w1", site.log), ("w2", own_log))

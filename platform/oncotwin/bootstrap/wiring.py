@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -33,6 +34,14 @@ class SystemClock:
     def now(self) -> datetime:
         """The present moment, UTC."""
         return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
 
 
 def open_log(settings: Settings, topic: str | None = None) -> EventLog:
@@ -104,11 +113,11 @@ def binding(settings: Settings, version: str = "champion") -> Binding:
     return _bound(tuple(settings.models), name, bundle.to_json())
 
 
-def history(store: TwinStore) -> History:
-    """How a shard reads the store."""
+def history(store: TwinStore, version: str) -> History:
+    """How a shard that follows a model version reads the store."""
     return History(
-        journal=lambda twin_id: store.journal(twin_id),
-        snapshots=lambda twin_ids, before: store.latest_snapshots(twin_ids, before),
+        journal=lambda twin_id, since: store.journal(twin_id, since=since),
+        snapshots=lambda twin_ids, before: store.latest_snapshots(twin_ids, before, model_version=version),
         decode=decode, close=store.close,
     )
 
@@ -127,7 +136,7 @@ class ShardFactory:
             bound = _bound(tuple(self.settings.models), version, self.bundle_json)
         else:
             bound = binding(self.settings, version)
-        return TwinShard(bound, history(open_store(self.settings)))
+        return TwinShard(bound, history(open_store(self.settings), version))
 
 
 def open_host(settings: Settings, version: str) -> TwinHost:

@@ -26,6 +26,7 @@ class JournalEntry:
         position: commit position; 0 before the commit.
         partition, offset: where in the log it was read.
         sequence: running number within the source, None where it keeps none.
+        supersedes: (source, id) of the event that a correction corrects, None for every other kind.
     """
 
     source: str
@@ -43,6 +44,7 @@ class JournalEntry:
     partition: int = 0
     offset: int = 0
     sequence: int | None = None
+    supersedes: EventKey | None = None
 
     @property
     def key(self) -> EventKey:
@@ -113,14 +115,44 @@ class AlertRow:
 
 
 @dataclass(frozen=True, slots=True)
+class BeliefRow:
+    """What one commit made of a twin; kept for ever, so that whoever folds the past again can compare.
+
+    Attributes:
+        version: of the twin, which each commit raises by one; position: of the commit.
+        time: clinical time of the last event folded; n_folded: events folded.
+        digest: SHA-256 (hex) of the state's canonical bytes.
+        rewound_to: clinical time from which earlier beliefs were taken back; None where the fold only went on.
+        cause: "source id" of the event that took them back, "" for none.
+        published_at: moment of the commit.
+    """
+
+    twin_id: TwinId
+    version: int
+    position: int
+    model_version: str
+    time: datetime
+    n_folded: int
+    digest: str
+    rewound_to: datetime | None
+    cause: str
+    published_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """Something to publish; consumers drop doubles by ``message_key``."""
+    """Something to publish; consumers drop doubles by ``message_key``.
+
+    Attributes:
+        alert_id: the alert that this message tells of: it is not sent where that alert stands already.
+    """
 
     topic: str
     key: str
     message_key: str
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+    alert_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +196,9 @@ class TwinCommit:
     """One twin's share of a commit group.
 
     Attributes:
-        rewound_to: snapshots and estimates at or after this clinical time, of earlier commits, are superseded by this
-            one (they stay readable by commit position), and so are alerts that are not raised again; None where the
-            fold only went on.
+        rewound_to: estimates at or after this clinical time, of earlier commits, are superseded by this one (they stay
+            readable by commit position), and so are alerts that are not raised again; snapshots of that time are
+            dropped. None where the fold only went on.
         rewound_by: the event that caused it, for the alerts' ``superseded_by``.
     """
 
@@ -223,7 +255,8 @@ class TwinStore(Protocol):
             Its commit position; positions rise.
         Raises:
             FencedError: a lease has another epoch. StaleVersionError: a twin has another version, or an event's key is
-                in the journal already. StoreError: the database failed. In each case nothing was written.
+                in the journal already. ChampionChangedError: another model version is the champion. StoreError: the
+                database failed. In each case nothing was written.
         """
         ...
 
@@ -259,18 +292,42 @@ class TwinStore(Protocol):
         ...
 
     def latest_snapshots(
-        self, twin_ids: Sequence[TwinId], before: datetime | None = None, known_at: datetime | None = None
+        self, twin_ids: Sequence[TwinId], before: datetime | None = None, *, model_version: str | None = None
     ) -> dict[TwinId, SnapshotRow]:
-        """The latest snapshot of each twin that is not superseded, with clinical time strictly before ``before``.
+        """The latest snapshot of each twin, with clinical time strictly before ``before``.
 
-        With ``known_at`` commits after that moment do not exist.
+        Snapshots are a means to fold less: they thin out with age, and those that were superseded are gone.
+
+        Args:
+            model_version: whose; the champion's by default.
         """
         ...
 
     def journal(
-        self, twin_id: TwinId, *, until: datetime | None = None, known_at: datetime | None = None
+        self, twin_id: TwinId, *, since: datetime | None = None, known_at: datetime | None = None
     ) -> list[JournalEntry]:
-        """A twin's journal by clinical time, source, id: up to a clinical time, as known at a moment."""
+        """A twin's journal by clinical time, source, id, as known at a moment.
+
+        Args:
+            since: leave out what lies before this clinical time, but not corrections, whose own time says nothing of
+                where they take effect.
+        """
+        ...
+
+    def corrections_of(self, keys: Sequence[EventKey]) -> dict[EventKey, list[JournalEntry]]:
+        """Corrections in any journal of those events that have some."""
+        ...
+
+    def beliefs(self, twin_id: TwinId, *, known_at: datetime | None = None) -> list[BeliefRow]:
+        """What each commit made of a twin, oldest first; with ``known_at`` up to the last commit by then."""
+        ...
+
+    def position_at(self, moment: datetime) -> int:
+        """The last commit at or before a moment; 0 before the first."""
+        ...
+
+    def champion(self, known_at: datetime | None = None) -> str | None:
+        """The model version that is believed, now or as of a moment; None before the first commit."""
         ...
 
     def estimates(

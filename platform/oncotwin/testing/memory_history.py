@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from oncotwin.domain.amendment import Accepted
+from oncotwin.domain.amendment import Accepted, Correction
 from oncotwin.domain.header import EventHeader
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.twin_host import Delivery, Folded
@@ -37,8 +37,12 @@ class MemoryHistory:
         """The callbacks that a shard reads by."""
         return History(journal=self._journal, snapshots=self._latest, decode=self._decode)
 
-    def _journal(self, twin_id: TwinId) -> list[JournalEntry]:
-        return [_row(event.header) for event in self._events.get(twin_id, {}).values()]
+    def _journal(self, twin_id: TwinId, since: datetime | None) -> list[JournalEntry]:
+        return [
+            _row(event.header)
+            for event in self._events.get(twin_id, {}).values()
+            if since is None or event.header.time >= since or isinstance(event, Correction)
+        ]
 
     def _decode(self, row: JournalEntry) -> Accepted:
         return self._events[row.twin_id][row.key]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oncotwin.domain.errors import FencedError, StaleVersionError
+from oncotwin.domain.errors import ChampionChangedError, FencedError, StaleVersionError
 from oncotwin.ports.twin_store import (
     AlertRow,
     CommitGroup,
@@ -185,7 +185,7 @@ class TwinStoreConformance:
         store.commit(group(twin(0, journal=(*entries, *late))))
         found = [(row.time, row.source, row.event_id) for row in store.journal(TWIN)]
         assert found == sorted((row.time, row.source, row.event_id) for row in (*entries, *late))
-        assert len(store.journal(TWIN, until=day(1))) == len(keys) + 2
+        assert [row.event_id for row in store.journal(TWIN, since=day(1.5))] == ["x"]
         assert store.journal(OTHER) == []
 
     def test_what_was_known_on_an_earlier_day(self, open_store: OpenStore) -> None:
@@ -209,17 +209,56 @@ class TwinStoreConformance:
         early = tomorrow - timedelta(microseconds=1)
         assert [row.event_id for row in store.journal(TWIN, known_at=early)] == ["e1"]
         assert [row.event_id for row in store.journal(TWIN, known_at=tomorrow)] == ["e0", "e1"]
-        assert [row.event_id for row in store.journal(TWIN, until=day(7))] == ["e0"]
         assert store.journal(TWIN, known_at=NOW - timedelta(days=1)) == []
         assert [row.body for row in store.estimates(TWIN, known_at=early)] == [b'{"model": "m"}']
         assert [row.body for row in store.estimates(TWIN)] == [b'{"model": "m"}', mended.body]
         assert [row.event_id for row in store.estimates(TWIN)] == ["e0", "e1"]
         assert len(list(store.estimates(TWIN, superseded=True))) == 3
-        assert store.latest_snapshots([TWIN], known_at=early)[TWIN].digest == "digest-10-1"
         assert store.latest_snapshots([TWIN])[TWIN].digest == "digest-10-2"
         assert store.latest_snapshots([TWIN], before=day(10))[TWIN].digest == "digest-5-1"
-        assert store.latest_snapshots([TWIN], before=day(10), known_at=early) == {}
-        assert store.latest_snapshots([TWIN], known_at=NOW - timedelta(days=1)) == {}
+        assert store.latest_snapshots([TWIN], before=day(5)) == {}
+        believed = store.beliefs(TWIN)
+        assert [(row.version, row.digest, row.published_at) for row in believed] == [
+            (1, "digest-10-1", NOW), (2, "digest-10-2", tomorrow),
+        ]
+        assert (believed[1].rewound_to, believed[1].cause) == (day(5), "urn:lab e0")
+        assert store.beliefs(TWIN, known_at=early) == believed[:1]
+        assert store.beliefs(TWIN, known_at=NOW - timedelta(days=1)) == []
+        assert [store.position_at(moment) for moment in (early, tomorrow)] == [row.position for row in believed]
+
+    def test_only_the_champions_folds_are_committed(self, open_store: OpenStore) -> None:
+        store = open_store()
+        assert store.champion() is None
+        store.register_twins([TWIN])
+        store.commit(group(twin(0)))
+        assert (store.champion(), store.champion(NOW - timedelta(days=1))) == ("1", None)
+        before = store.counts()
+        with pytest.raises(ChampionChangedError, match="fold again"):
+            store.commit(group(replace(twin(1), model_version="2")))
+        assert store.counts() == before
+
+    def test_snapshots_thin_out_with_age(self, open_store: OpenStore) -> None:
+        store = open_store()
+        store.register_twins([TWIN, OTHER])
+        for n in range(120):
+            journal = (entry(f"e{n}", n),)
+            store.commit(group(twin(n, journal=journal, snapshots=(snapshot(n, n + 1),))))
+            assert store.counts()["snapshots"] <= 20
+        for n in range(1, 120):
+            found = store.latest_snapshots([TWIN], before=day(n)).get(TWIN)
+            # From any day the next snapshot before it, or the beginning, lies within half the distance to the present.
+            assert n - (found.n_folded if found else 0) <= max(0, (120 - n) // 2) + 3
+
+    def test_corrections_are_found_by_what_they_correct(self, open_store: OpenStore) -> None:
+        store = open_store()
+        store.register_twins([TWIN])
+        corrected = entry("c1", 3, kind="record.corrected", supersedes=("urn:lab", "e1"))
+        store.commit(group(twin(0, journal=(corrected, entry("e2", 4)))))
+        found = store.corrections_of([("urn:lab", "e1"), ("urn:lab", "e2"), ("urn:b", "e1")])
+        assert {key: [row.event_id for row in rows] for key, rows in found.items()} == {("urn:lab", "e1"): ["c1"]}
+        assert store.corrections_of([]) == {}
+        # A correction says by its time nothing of what it corrects: it is read whatever the time.
+        assert [row.event_id for row in store.journal(TWIN, since=day(4))] == ["c1", "e2"]
 
     def test_commits_of_clocks_that_disagree_keep_their_order(self, open_store: OpenStore) -> None:
         store = open_store()

@@ -13,11 +13,9 @@ from datetime import datetime
 from oncotwin.domain.amendment import Accepted, Consent, Correction
 from oncotwin.twin.fold import Binding, Effects, advance
 from oncotwin.twin.journal import fold_key, in_force, needs_guard, report_name, rewind_time
+from oncotwin.twin.snapshots import next_kept
 from oncotwin.twin.state import TwinState
 from oncotwin.twin.timeline import Item
-
-SNAPSHOT_EVERY = 16
-"""Events between two snapshots inside one fold; the last state of a fold is always one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,11 @@ class Outcome:
 
 def goes_on(state: TwinState, new: Sequence[Accepted]) -> bool:
     """Whether new events only follow what the twin has folded, so that nothing must be taken back."""
+    return only_adds(state, new) and all(state.last is None or fold_key(event) > state.last for event in new)
+
+
+def only_adds(state: TwinState, new: Sequence[Accepted]) -> bool:
+    """Whether new events, early or late, change nothing of what is known but add to it."""
     if state.guarded:
         return False
     reports = set(state.reports)
@@ -61,8 +64,6 @@ def goes_on(state: TwinState, new: Sequence[Accepted]) -> bool:
             if name in reports or event.header.status == "entered-in-error":
                 return False
             reports.add(name)
-        if state.last is not None and fold_key(event) <= state.last:
-            return False
     return True
 
 
@@ -95,9 +96,29 @@ def rewind_task(
     return Task(replace(snapshot, guarded=needs_guard(known)), tuple(items), since)
 
 
+def late_task(
+    snapshot: TwinState, new: Sequence[Accepted], journal: Sequence[Accepted], since: datetime
+) -> Task:
+    """The task of a twin whose new events are late and only add (`only_adds`): a part of the journal is enough.
+
+    Args:
+        journal: what is known from the snapshot's clinical time on, and every correction. Of a result that was reported
+            before that time too, the snapshot knows which report stands: it has folded it, or it would not be in
+            force.
+    """
+    items = [
+        item
+        for item in in_force([*journal, *new], snapshot.twin_id)
+        if (snapshot.last is None or fold_key(item) > snapshot.last)
+        and report_name(item.header) not in snapshot.reports
+    ]
+    return Task(snapshot, tuple(items), since)
+
+
 def perform(binding: Binding, tasks: Sequence[Task]) -> list[Outcome]:
     """Fold every task's items; rounds end where a snapshot is due, so all twins of a round share one kernel call."""
     states = [task.state for task in tasks]
+    heads = [task.state.n_folded + len(task.items) for task in tasks]
     kept: list[list[TwinState]] = [[] for _ in tasks]
     estimates: list[list[Effects]] = [[] for _ in tasks]
     position = [0] * len(tasks)
@@ -105,7 +126,7 @@ def perform(binding: Binding, tasks: Sequence[Task]) -> list[Outcome]:
         turn, batches = [], []
         for i, task in enumerate(tasks):
             if position[i] < len(task.items):
-                room = SNAPSHOT_EVERY - states[i].n_folded % SNAPSHOT_EVERY
+                room = next_kept(states[i].n_folded, heads[i]) - states[i].n_folded
                 batches.append(task.items[position[i] : position[i] + room])
                 position[i] += len(batches[-1])
                 turn.append(i)
@@ -116,7 +137,7 @@ def perform(binding: Binding, tasks: Sequence[Task]) -> list[Outcome]:
         ):
             states[i] = state
             estimates[i].append(effects)
-            if state.n_folded % SNAPSHOT_EVERY == 0 and position[i] < len(tasks[i].items):
+            if position[i] < len(tasks[i].items):
                 kept[i].append(state)
     return [
         Outcome(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 
@@ -31,14 +32,18 @@ class Belief:
     effects: Effects
 
 
-def believe(binding: Binding, twin_id: TwinId, entries: Sequence[JournalEntry]) -> Belief:
-    """Fold a journal, or the part of it that was known, from the beginning.
+def believe(
+    binding: Binding, twin_id: TwinId, entries: Sequence[JournalEntry], as_of: datetime | None = None
+) -> Belief:
+    """Fold a journal, or the part of it that was known, from the beginning up to a clinical time.
 
     The same kernels, order and seeds as of the live twin: where the same events are in view the state is equal to the
-    bit.
+    bit. Corrections count whatever their own time: it says nothing of the time that they correct.
     """
     accepted = [decode(entry) for entry in entries if entry.kind not in NOT_FOLDED]
-    items = tuple(in_force(accepted, twin_id))
+    items = tuple(
+        item for item in in_force(accepted, twin_id) if as_of is None or item.header.time <= as_of
+    )
     start = TwinState(twin_id, binding.version, guarded=needs_guard(accepted))
     [outcome] = perform(binding, [Task(start, items)])
     return Belief(outcome.states[-1], items, outcome.effects)

@@ -13,7 +13,17 @@ from oncotwin.ports.twin_host import Delivery, Failure, Folded
 from oncotwin.ports.twin_store import AlertRow, EstimateRow, JournalEntry, SnapshotRow
 from oncotwin.twin.fold import Binding
 from oncotwin.twin.journal import NOT_FOLDED
-from oncotwin.twin.machine import Outcome, Task, forward_task, goes_on, perform, rewind_start, rewind_task
+from oncotwin.twin.machine import (
+    Outcome,
+    Task,
+    forward_task,
+    goes_on,
+    late_task,
+    only_adds,
+    perform,
+    rewind_start,
+    rewind_task,
+)
 from oncotwin.twin.rows import alert_row, estimate_row, snapshot_row
 from oncotwin.twin.state import TwinState, from_bytes
 
@@ -26,13 +36,13 @@ class History:
     """How a shard reads what the store knows.
 
     Attributes:
-        journal: all journal rows of a twin, in fold order.
+        journal: journal rows of a twin, in fold order: all, or those from a clinical time on and all corrections.
         snapshots: the latest valid snapshot of each twin, before a clinical time where one is given.
         decode: a journal row as the validated event that it was.
         close: releases what reading needs.
     """
 
-    journal: Callable[[TwinId], list[JournalEntry]]
+    journal: Callable[[TwinId, datetime | None], list[JournalEntry]]
     snapshots: Callable[[Sequence[TwinId], datetime | None], dict[TwinId, SnapshotRow]]
     decode: Callable[[JournalEntry], Accepted]
     close: Callable[[], None] = lambda: None
@@ -108,23 +118,37 @@ class TwinShard:
         current = held.state.model_version == self._binding.version
         if current and goes_on(held.state, delivery.events):
             return forward_task(held.state, delivery.events)
-        journal = self._journal(delivery.twin_id) if delivery.committed > 0 else []
-        journal.extend(event for _, events, _ in held.awaiting for event in events)
         if not current:
-            return rewind_task(self._empty(delivery.twin_id), delivery.events, journal, EVER)
+            return rewind_task(self._empty(delivery.twin_id), delivery.events, self._journal(delivery, held), EVER)
         if not delivery.events:
             return forward_task(held.state, ())
-        since = rewind_start(delivery.events, journal)
-        # Snapshots in the store do not know yet what folds that await their commit have taken back.
-        before = min([since, *(rewound for _, _, rewound in held.awaiting if rewound is not None)])
+        if only_adds(held.state, delivery.events):
+            before = self._before(held, min(event.header.time for event in delivery.events))
+            snapshot = self._snapshot(delivery, before)
+            since = None if snapshot.last is None else snapshot.last[0]
+            return late_task(snapshot, delivery.events, self._journal(delivery, held, since), before)
+        journal = self._journal(delivery, held)
+        before = self._before(held, rewind_start(delivery.events, journal))
+        return rewind_task(self._snapshot(delivery, before), delivery.events, journal, before)
+
+    @staticmethod
+    def _before(held: _Held, since: datetime) -> datetime:
+        """Snapshots in the store do not know yet what folds that await their commit have taken back."""
+        return min([since, *(rewound for _, _, rewound in held.awaiting if rewound is not None)])
+
+    def _snapshot(self, delivery: Delivery, before: datetime) -> TwinState:
+        """The latest snapshot before a clinical time, or an empty state."""
         rows = self._history.snapshots([delivery.twin_id], before) if delivery.committed > 0 else {}
         row = rows.get(delivery.twin_id)
         fits = row is not None and row.model_version == self._binding.version
-        snapshot = from_bytes(row.state) if row is not None and fits else self._empty(delivery.twin_id)
-        return rewind_task(snapshot, delivery.events, journal, before)
+        return from_bytes(row.state) if row is not None and fits else self._empty(delivery.twin_id)
 
-    def _journal(self, twin_id: TwinId) -> list[Accepted]:
-        return [self._history.decode(row) for row in self._history.journal(twin_id) if row.kind not in NOT_FOLDED]
+    def _journal(self, delivery: Delivery, held: _Held, since: datetime | None = None) -> list[Accepted]:
+        """What is known of a patient before a delivery: what the store has, and what awaits its commit."""
+        rows = self._history.journal(delivery.twin_id, since) if delivery.committed > 0 else []
+        journal = [self._history.decode(row) for row in rows if row.kind not in NOT_FOLDED]
+        journal.extend(event for _, events, _ in held.awaiting for event in events)
+        return journal
 
     def _fold_alone(self, delivery: Delivery) -> Folded:
         """One twin's delivery; where it fails, its events one at a time, leaving out those that cannot be folded."""

@@ -37,16 +37,16 @@ def recall(
     split_twin_id(patient)
     store = wiring.open_store(settings)
     try:
-        entries = store.journal(patient, until=as_of, known_at=known_at)
-        published = store.latest_snapshots([patient], known_at=known_at)
+        entries = store.journal(patient, known_at=known_at)
+        published = store.beliefs(patient, known_at=known_at)
     finally:
         store.close()
     if not entries:
         when = "" if known_at is None and as_of is None else " at that time"
         raise StoreError(f"nothing is known of patient {patient!r}{when}; see `oncotwin status`, or `oncotwin ingest`")
-    made_by = published[patient].model_version if patient in published else "champion"
+    made_by = published[-1].model_version if published else "champion"
     binding = wiring.binding(settings, under or made_by)
-    return binding, believe(binding, patient, entries)
+    return binding, believe(binding, patient, entries, as_of)
 
 
 @click.command()

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, func, insert, select, text, update
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from oncotwin.adapters.sql_store import records, schema
 from oncotwin.adapters.sql_store.database import among, bulk_insert, is_postgres
-from oncotwin.domain.errors import FencedError, StaleVersionError
+from oncotwin.domain.errors import ChampionChangedError, FencedError, StaleVersionError
+from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_store import CommitGroup, DeadLetter, TwinCommit
+from oncotwin.twin.snapshots import is_kept
+
+COMMIT_STEPS = (
+    "lock", "leases fenced", "model fenced", "versions swapped", "position", "taken back", "journal", "snapshots",
+    "estimates", "alerts", "beliefs", "thinned", "outbox", "dead letters", "sources", "offsets",
+)
+"""The steps in their order; a hook is told of each once it is done. A test holds every statement to one of them."""
 
 # One number for "somebody is committing". Commits of several workers go one after the other, as they do on SQLite, so
 # that positions rise in the order in which they become visible and "as known at" has one answer for ever.
@@ -24,36 +32,61 @@ _UPDATE_TWINS = (
     "FROM unnest(%s::int8[], %s::text[], %s::int8[], %s::text[]) AS n (version, model_version, last_time, twin_id) "
     "WHERE twins.twin_id = n.twin_id"
 )
+_THIN_EVERY = 4
+"""Events after which a twin's snapshots are looked through again; so many more than the rule keeps may be there."""
 
 
-def write_group(connection: Connection, group: CommitGroup) -> int:
+def write_group(connection: Connection, group: CommitGroup, on_step: OnStep = no_step) -> int:
     """Fence, then write everything; the caller's transaction makes it one.
 
+    Args:
+        on_step: told of each of `COMMIT_STEPS` once it is done; what it raises undoes the whole.
     Returns:
         The commit position.
     """
-    if is_postgres(connection):
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    alone(connection)
+    on_step("lock")
     _fence_leases(connection, group)
+    on_step("leases fenced")
     # Fixed order, so that commits of one group are the same wherever they run.
     twins = sorted(group.twins, key=lambda twin: twin.twin_id)
+    champion = _fence_model(connection, twins)
+    on_step("model fenced")
     _swap_versions(connection, twins)
-    position = _position(connection, group)
+    on_step("versions swapped")
+    position = _position(connection, group, champion, twins)
+    on_step("position")
     for twin in twins:
         if twin.rewound_to is not None:
             _take_back(connection, twin, schema.to_us(twin.rewound_to), position)
-    _write_twins(connection, twins, position)
-    messages = {row.message_key: row for row in group.outbox}
+    on_step("taken back")
+    _write_journal(connection, twins, position)
+    on_step("journal")
+    silent = write_line(connection, twins, position, on_step)
+    _write_beliefs(connection, twins, position)
+    on_step("beliefs")
+    thin_snapshots(connection, twins)
+    on_step("thinned")
+    messages = {row.message_key: row for row in group.outbox if row.alert_id not in silent}
     new = _not_there(connection, schema.outbox.c.message_key, messages)
     bulk_insert(connection, schema.outbox, records.OUTBOX, [records.outbox_record(messages[key]) for key in new])
+    on_step("outbox")
     write_letters(connection, group.dead_letters)
+    on_step("dead letters")
     bulk_insert(connection, schema.sources, ("source", "institution"), list(group.sources.items()), new_only=True)
+    on_step("sources")
     _write_offsets(connection, group)
+    on_step("offsets")
     return position
 
 
-def _write_twins(connection: Connection, twins: Sequence[TwinCommit], position: int) -> None:
-    """Journal, snapshots, estimates and alerts."""
+def alone(connection: Connection) -> None:
+    """Wait until nobody else commits, and keep others from it until this transaction ends."""
+    if is_postgres(connection):
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+
+
+def _write_journal(connection: Connection, twins: Sequence[TwinCommit], position: int) -> None:
     entries = [records.journal_record(entry, position) for twin in twins for entry in twin.journal]
     try:
         bulk_insert(connection, schema.journal, records.JOURNAL, entries)
@@ -62,10 +95,21 @@ def _write_twins(connection: Connection, twins: Sequence[TwinCommit], position: 
             f"an event is in the journal already ({str(error.orig).splitlines()[0]}): another worker committed it "
             "since we looked; read again from the store"
         ) from error
+
+
+def write_line(
+    connection: Connection, twins: Sequence[TwinCommit], position: int, on_step: OnStep = no_step
+) -> frozenset[str]:
+    """Snapshots, estimates and alerts of the twins' model versions.
+
+    Returns:
+        Alerts that stand already: raised again by a replay, they stay as they were and are not told of again.
+    """
     bulk_insert(
         connection, schema.snapshots, records.SNAPSHOT,
         [records.snapshot_record(row, position) for twin in twins for row in twin.snapshots],
     )
+    on_step("snapshots")
     bulk_insert(
         connection, schema.estimates, records.ESTIMATE,
         [
@@ -74,10 +118,55 @@ def _write_twins(connection: Connection, twins: Sequence[TwinCommit], position: 
             for number, row in enumerate(twin.estimates)
         ],
     )
-    # An alert that stands already and is raised again by a replay stays as it was.
-    alerts = {alert.alert_id: alert for twin in twins for alert in twin.alerts}
-    new = _not_there(connection, schema.alerts.c.alert_id, alerts, schema.alerts.c.superseded_at.is_(None))
-    bulk_insert(connection, schema.alerts, records.ALERT, [records.alert_record(alerts[key], position) for key in new])
+    on_step("estimates")
+    alerts = {alert.alert_id: (alert, twin.model_version) for twin in twins for alert in twin.alerts}
+    table = schema.alerts.c
+    lines = {twin.model_version for twin in twins}
+    new = _not_there(connection, table.alert_id, alerts, table.superseded_at.is_(None), table.model_version.in_(lines))
+    bulk_insert(
+        connection, schema.alerts, records.ALERT, [records.alert_record(*alerts[key], position) for key in new]
+    )
+    on_step("alerts")
+    return frozenset(alerts) - frozenset(new)
+
+
+def _write_beliefs(connection: Connection, twins: Sequence[TwinCommit], position: int) -> None:
+    """What this commit made of each twin, to be kept for ever."""
+    bulk_insert(
+        connection, schema.beliefs, records.BELIEF,
+        [records.belief_record(twin, position) for twin in twins if twin.snapshots],
+    )
+
+
+def thin_snapshots(connection: Connection, twins: Sequence[TwinCommit]) -> None:
+    """Drop snapshots that the rule does not keep any more (`is_kept`), every few events of a twin."""
+    heads = {
+        twin.twin_id: twin.snapshots[-1].n_folded
+        for twin in twins
+        if twin.snapshots and _is_due(twin.snapshots[-1].n_folded, max(len(twin.journal), len(twin.snapshots)))
+    }
+    if not heads:
+        return
+    table = schema.snapshots
+    lines = {twin.twin_id: twin.model_version for twin in twins}
+    query = select(table.c.twin_id, table.c.time, table.c.position, table.c.n_folded, table.c.model_version).where(
+        among(connection, table.c.twin_id, list(heads))
+    )
+    dropped = [
+        {"of": row.twin_id, "at": row.time, "by": row.position, "n": row.n_folded}
+        for row in connection.execute(query)
+        if row.model_version == lines[row.twin_id] and not is_kept(row.n_folded, heads[row.twin_id])
+    ]
+    if dropped:
+        one = delete(table).where(
+            table.c.twin_id == bindparam("of"), table.c.time == bindparam("at"),
+            table.c.position == bindparam("by"), table.c.n_folded == bindparam("n"),
+        )
+        connection.execute(one, dropped)
+
+
+def _is_due(n_folded: int, n_new: int) -> bool:
+    return n_folded // _THIN_EVERY != (n_folded - n_new) // _THIN_EVERY
 
 
 def _not_there(
@@ -107,6 +196,28 @@ def _fence_leases(connection: Connection, group: CommitGroup) -> None:
             )
 
 
+def champion_of(connection: Connection, position: int | None = None) -> str | None:
+    """The model version that is believed, now or as of a commit position."""
+    table = schema.champions.c
+    query = select(table.model_version).order_by(table.position.desc()).limit(1)
+    if position is not None:
+        query = query.where(table.position <= position)
+    found = connection.scalar(query)
+    return None if found is None else str(found)
+
+
+def _fence_model(connection: Connection, twins: Sequence[TwinCommit]) -> str | None:
+    """What is committed must be the champion's; the first commit of a store makes its version the champion."""
+    champion = champion_of(connection)
+    for twin in twins if champion is not None else ():
+        if twin.model_version != champion:
+            raise ChampionChangedError(
+                f"twin {twin.twin_id} was folded under model version {twin.model_version}, the champion is {champion}; "
+                "fold again under the champion"
+            )
+    return champion
+
+
 def _swap_versions(connection: Connection, twins: Sequence[TwinCommit]) -> None:
     """Compare and swap the version of every twin; only commits change it, and they go one after the other."""
     if not twins:
@@ -134,36 +245,52 @@ def _swap_versions(connection: Connection, twins: Sequence[TwinCommit]) -> None:
         connection.exec_driver_sql(_UPDATE_TWIN, rows)
 
 
-def _position(connection: Connection, group: CommitGroup) -> int:
+def _position(
+    connection: Connection, group: CommitGroup, champion: str | None, twins: Sequence[TwinCommit]
+) -> int:
     """Number this commit; its moment is never before the last one's, though workers' clocks differ."""
     last = connection.scalar(select(func.max(schema.commits.c.committed_at)))
     moment = schema.to_us(group.committed_at)
+    moment = moment if last is None else max(moment, last)
     result = connection.execute(
         insert(schema.commits).values(
-            committed_at=moment if last is None else max(moment, last), log_name=group.log_name,
-            n_events=sum(len(twin.journal) for twin in group.twins),
+            committed_at=moment, log_name=group.log_name, n_events=sum(len(twin.journal) for twin in group.twins)
         )
     )
     assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
+    position = int(result.inserted_primary_key[0])
+    if champion is None and twins:
+        choose_champion(connection, position, twins[0].model_version, moment, "first commit")
+    return position
+
+
+def choose_champion(connection: Connection, position: int, model_version: str, at_us: int, chosen_by: str) -> None:
+    """From this position on a model version is believed."""
+    row = {"position": position, "model_version": model_version, "at": at_us, "chosen_by": chosen_by}
+    connection.execute(insert(schema.champions).values(**row))
 
 
 def _take_back(connection: Connection, twin: TwinCommit, since: int, position: int) -> None:
-    """Mark beliefs that this commit supersedes; they stay readable by position."""
-    for table in (schema.snapshots, schema.estimates):
-        connection.execute(
-            update(table)
-            .where(table.c.twin_id == twin.twin_id, table.c.time >= since, table.c.superseded_at.is_(None))
-            .values(superseded_at=position)
-        )
-    alerts = schema.alerts
+    """Mark beliefs that this commit supersedes; they stay readable by position. Snapshots are only a means: they go."""
+    snapshots, estimates, alerts = schema.snapshots, schema.estimates, schema.alerts
+    connection.execute(delete(snapshots).where(_of_line(snapshots, twin), snapshots.c.time >= since))
+    connection.execute(
+        update(estimates)
+        .where(_of_line(estimates, twin), estimates.c.time >= since, estimates.c.superseded_at.is_(None))
+        .values(superseded_at=position)
+    )
     query = update(alerts).where(
-        alerts.c.twin_id == twin.twin_id, alerts.c.time >= since, alerts.c.superseded_at.is_(None)
+        _of_line(alerts, twin), alerts.c.time >= since, alerts.c.superseded_at.is_(None)
     )
     if twin.alerts:
         raised_again = among(connection, alerts.c.alert_id, [alert.alert_id for alert in twin.alerts])
         query = query.where(~raised_again)
     connection.execute(query.values(superseded_at=position, superseded_by=twin.rewound_by))
+
+
+def _of_line(table: Any, twin: TwinCommit) -> ColumnElement[bool]:
+    """Rows of a twin under its model version."""
+    return and_(table.c.twin_id == twin.twin_id, table.c.model_version == twin.model_version)
 
 
 def write_letters(connection: Connection, letters: Sequence[DeadLetter]) -> None:

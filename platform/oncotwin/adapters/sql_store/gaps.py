@@ -55,7 +55,7 @@ def raise_alert(
     if not {(gap.source, gap.first, gap.last) for gap in gaps} <= {tuple(row) for row in connection.execute(silent)}:
         return False
     position = _commit(connection, now, message)
-    bulk_insert(connection, schema.alerts, records.ALERT, [records.alert_record(alert, position)])
+    bulk_insert(connection, schema.alerts, records.ALERT, [records.alert_record(alert, "", position)])
     told = update(table).where(table.c.source == bindparam("of"), table.c.first == bindparam("at"))
     connection.execute(
         told.values(alert_id=alert.alert_id), [{"of": gap.source, "at": gap.first} for gap in gaps]

@@ -10,18 +10,31 @@ from sqlalchemy import Row
 from oncotwin.adapters.sql_store.database import Record
 from oncotwin.adapters.sql_store.schema import from_us, to_us
 from oncotwin.domain.header import Status, TimePrecision
-from oncotwin.ports.twin_store import AlertRow, DeadLetter, EstimateRow, JournalEntry, OutboxRow, SnapshotRow
+from oncotwin.ports.twin_store import (
+    AlertRow,
+    BeliefRow,
+    DeadLetter,
+    EstimateRow,
+    JournalEntry,
+    OutboxRow,
+    SnapshotRow,
+    TwinCommit,
+)
 
 # Columns in the order of the functions' values.
 JOURNAL = (
     "source", "event_id", "twin_id", "kind", "time", "time_precision", "recorded_at", "received_at", "status",
     "content_hash", "payload", "position", "log_partition", "log_offset", "sequence",
+    "supersedes_source", "supersedes_id",
 )
 SNAPSHOT = ("twin_id", "time", "position", "n_folded", "model_version", "state", "digest")
 ESTIMATE = ("twin_id", "time", "position", "row", "source", "event_id", "model_version", "body", "nis")
 ALERT = (
     "alert_id", "position", "twin_id", "time", "observable", "kind", "severity", "message", "recommended", "since",
-    "body", "superseded_by",
+    "body", "superseded_by", "model_version",
+)
+BELIEF = (
+    "twin_id", "version", "position", "model_version", "time", "n_folded", "digest", "rewound_to", "cause",
 )
 OUTBOX = ("topic", "key", "message_key", "value", "headers", "published")
 LETTER = (
@@ -36,7 +49,7 @@ def journal_record(entry: JournalEntry, position: int) -> Record:
     return (
         entry.source, entry.event_id, entry.twin_id, entry.kind, to_us(entry.time), entry.time_precision, recorded_at,
         to_us(entry.received_at), entry.status, entry.content_hash, entry.payload, position, entry.partition,
-        entry.offset, entry.sequence,
+        entry.offset, entry.sequence, *(entry.supersedes or (None, None)),
     )
 
 
@@ -47,6 +60,7 @@ def journal_entry(row: Row[Any]) -> JournalEntry:
         cast("TimePrecision", row.time_precision), None if row.recorded_at is None else from_us(row.recorded_at),
         from_us(row.received_at), cast("Status", row.status), row.content_hash, row.payload, row.position,
         row.log_partition, row.log_offset, row.sequence,
+        None if row.supersedes_source is None else (row.supersedes_source, row.supersedes_id),
     )
 
 
@@ -80,11 +94,11 @@ def estimate_row(row: Row[Any]) -> EstimateRow:
     )
 
 
-def alert_record(alert: AlertRow, position: int) -> Record:
+def alert_record(alert: AlertRow, model_version: str, position: int) -> Record:
     """An alert as a row; it stands until a later commit takes it back."""
     return (
         alert.alert_id, position, alert.twin_id, to_us(alert.time), alert.observable, alert.kind, alert.severity,
-        alert.message, alert.recommended, to_us(alert.since), alert.body, "",
+        alert.message, alert.recommended, to_us(alert.since), alert.body, "", model_version,
     )
 
 
@@ -93,6 +107,24 @@ def alert_row(row: Row[Any]) -> AlertRow:
     return AlertRow(
         row.twin_id, row.alert_id, from_us(row.time), row.observable, row.kind, row.severity, row.message,
         row.recommended, from_us(row.since), row.body, row.superseded_by, row.position,
+    )
+
+
+def belief_record(twin: TwinCommit, position: int) -> Record:
+    """What a commit made of a twin, as a row."""
+    present = twin.snapshots[-1]
+    return (
+        twin.twin_id, twin.new_version, position, twin.model_version, to_us(present.time), present.n_folded,
+        present.digest.encode(), None if twin.rewound_to is None else to_us(twin.rewound_to), twin.rewound_by,
+    )
+
+
+def belief_row(row: Row[Any]) -> BeliefRow:
+    """A row, joined with its commit, as a belief."""
+    return BeliefRow(
+        row.twin_id, row.version, row.position, row.model_version, from_us(row.time), row.n_folded,
+        row.digest.decode(), None if row.rewound_to is None else from_us(row.rewound_to), row.cause,
+        from_us(row.committed_at),
     )
 
 

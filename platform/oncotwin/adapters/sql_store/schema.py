@@ -70,7 +70,14 @@ journal = Table(
     Column("log_partition", Integer, nullable=False),
     Column("log_offset", BigInteger, nullable=False),
     Column("sequence", BigInteger),
+    # What a correction corrects, so that whatever comes after its correction is told so.
+    Column("supersedes_source", Text),
+    Column("supersedes_id", Text),
     Index("journal_of_twin", "twin_id", "time"),
+    Index(
+        "journal_of_supersedes", "supersedes_source", "supersedes_id",
+        sqlite_where=text("supersedes_source IS NOT NULL"), postgresql_where=text("supersedes_source IS NOT NULL"),
+    ),
     # Sources that do not number their events pay nothing for it.
     Index(
         "journal_of_sequence", "source", "sequence", sqlite_where=text("sequence IS NOT NULL"),
@@ -104,6 +111,38 @@ estimates = Table(
     Column("superseded_at", BigInteger),
 )
 
+# What each commit made of a twin. Kept for ever, while snapshots thin out: whoever folds the past again compares.
+beliefs = Table(
+    "beliefs", metadata,
+    Column("twin_id", Text, primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("n_folded", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("rewound_to", BigInteger),
+    Column("cause", Text, nullable=False),
+    Index("beliefs_of_position", "position"),
+)
+
+# Which model version is believed from which commit on.
+champions = Table(
+    "champions", metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("model_version", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("chosen_by", Text, nullable=False),
+)
+
+# Up to which version of a twin a model version that is not the champion has folded it.
+lines = Table(
+    "lines", metadata,
+    Column("model_version", Text, primary_key=True),
+    Column("twin_id", Text, primary_key=True),
+    Column("twin_version", BigInteger, nullable=False),
+)
+
 alerts = Table(
     "alerts", metadata,
     Column("alert_id", Text, primary_key=True),
@@ -119,6 +158,8 @@ alerts = Table(
     Column("body", LargeBinary, nullable=False),
     Column("superseded_by", Text, nullable=False),
     Column("superseded_at", BigInteger),
+    # "" for an alert that no model raised.
+    Column("model_version", Text, nullable=False),
     Index("alerts_of_twin", "twin_id", "time"),
 )
 
@@ -207,4 +248,73 @@ intake = Table(
     Column("source", Text, primary_key=True),
     Column("event_id", Text, primary_key=True),
     Column("content_hash", Text, nullable=False),
+    Column("twin_id", Text, nullable=False),
+)
+
+# One hash chain for each institution.
+audit_entries = Table(
+    "audit_entries", metadata,
+    Column("institution", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("previous", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Index("audit_of_ref", "ref"),
+)
+
+audit_checkpoints = Table(
+    "audit_checkpoints", metadata,
+    Column("institution", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+)
+
+# Patients who were erased; their events are refused for ever.
+tombstones = Table(
+    "tombstones", metadata,
+    Column("twin_id", Text, primary_key=True),
+    Column("erased_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+)
+
+# Folders that patients' data were written to, so that an erasure finds them.
+exports = Table(
+    "exports", metadata,
+    Column("folder", Text, primary_key=True),
+    Column("written_at", BigInteger, nullable=False),
+    Column("tables", Text, nullable=False),
+)
+
+# Reports and decisions made for people, and the belief that each rests on.
+reports = Table(
+    "reports", metadata,
+    Column("report_id", Text, primary_key=True),
+    Column("twin_id", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("signed_at", BigInteger),
+    Column("signed_by", Text, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Index("reports_of_twin", "twin_id", "made_at"),
+)
+
+# Since when a log's lag has not shrunk.
+lag_watch = Table(
+    "lag_watch", metadata,
+    Column("log_name", Text, primary_key=True),
+    Column("lag", BigInteger, nullable=False),
+    Column("smallest", BigInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("measured_at", BigInteger, nullable=False),
 )

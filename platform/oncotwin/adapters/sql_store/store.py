@@ -17,20 +17,21 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    true,
     tuple_,
     update,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
 from oncotwin.adapters.sql_store import gaps, leases, records, schema
-from oncotwin.adapters.sql_store.commit import write_group, write_letters
+from oncotwin.adapters.sql_store.commit import champion_of, write_group, write_letters
 from oncotwin.adapters.sql_store.database import among, bulk_insert, open_engine
 from oncotwin.adapters.sql_store.migrate import migrate, schema_version
 from oncotwin.domain.errors import ConfigurationError, StoreError
 from oncotwin.domain.ids import EventKey, TwinId
+from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_store import (
     AlertRow,
+    BeliefRow,
     CommitGroup,
     DeadLetter,
     EstimateRow,
@@ -46,11 +47,12 @@ _TWINS_AT_ONCE = 200
 _COUNTED = ("twins", "journal", "snapshots", "estimates", "alerts", "dead_letters", "outbox", "commits", "gaps")
 
 
-def open_twin_store(url: str) -> SqlTwinStore:
+def open_twin_store(url: str, *, on_step: OnStep = no_step) -> SqlTwinStore:
     """Open a store and bring it to this release's schema.
 
     Args:
         url: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``.
+        on_step: told of each named step of a commit (`COMMIT_STEPS`).
     Raises:
         ConfigurationError: no such address, or a store of a later release. StoreError: the database does not answer.
     """
@@ -66,14 +68,15 @@ def open_twin_store(url: str) -> SqlTwinStore:
             f"store {engine.url.render_as_string(hide_password=True)} cannot be opened ({error.__class__.__name__}: "
             f"{str(error).splitlines()[0]}); check the address and that the database runs"
         ) from error
-    return SqlTwinStore(engine)
+    return SqlTwinStore(engine, on_step)
 
 
 class SqlTwinStore:
     """See `TwinStore`. One thread at a time; any number of processes."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, on_step: OnStep = no_step) -> None:
         self._engine = engine
+        self._on_step = on_step
 
     @property
     def schema_version(self) -> str:
@@ -97,7 +100,7 @@ class SqlTwinStore:
     def commit(self, group: CommitGroup) -> int:
         """Write a group in one transaction."""
         with self._transaction(write=True) as connection:
-            return write_group(connection, group)
+            return write_group(connection, group, self._on_step)
 
     def offsets(self, log_name: str) -> dict[int, int]:
         """Next offset wanted of each partition that was ever committed."""
@@ -190,32 +193,45 @@ class SqlTwinStore:
         )
         return int(connection.scalar(query) or 0)
 
+    def position_at(self, moment: datetime) -> int:
+        """The last commit at or before a moment; 0 before the first."""
+        with self._transaction(write=False) as connection:
+            return self._position(connection, moment)
+
+    def champion(self, known_at: datetime | None = None) -> str | None:
+        """The model version that is believed, now or as of a moment."""
+        with self._transaction(write=False) as connection:
+            return champion_of(connection, None if known_at is None else self._position(connection, known_at))
+
     def _in_force(
         self, connection: Connection, table: FromClause, known_at: datetime | None
     ) -> ColumnElement[bool]:
-        """The condition that a belief was in force: now, or as known at a moment."""
+        """The condition that a belief of the champion's was in force: now, or as known at a moment."""
         if known_at is None:
-            return table.c.superseded_at.is_(None)
+            line = table.c.model_version == (champion_of(connection) or "")
+            return and_(table.c.superseded_at.is_(None), line)
         position = self._position(connection, known_at)
         return and_(
             table.c.position <= position,
             or_(table.c.superseded_at.is_(None), table.c.superseded_at > position),
+            table.c.model_version == (champion_of(connection, position) or ""),
         )
 
     def latest_snapshots(
-        self, twin_ids: Sequence[TwinId], before: datetime | None = None, known_at: datetime | None = None
+        self, twin_ids: Sequence[TwinId], before: datetime | None = None, *, model_version: str | None = None
     ) -> dict[TwinId, SnapshotRow]:
-        """The latest snapshot of each twin that is not superseded, strictly before a clinical time."""
+        """The latest snapshot of each twin, strictly before a clinical time."""
         table = schema.snapshots
         inner = table.alias("newest")
         newest = select(inner.c.time, inner.c.n_folded, inner.c.position).where(
-            inner.c.twin_id == schema.twins.c.twin_id
+            inner.c.twin_id == schema.twins.c.twin_id, inner.c.superseded_at.is_(None)
         )
         if before is not None:
             newest = newest.where(inner.c.time < schema.to_us(before))
         with self._transaction(write=False) as connection:
+            line = model_version if model_version is not None else champion_of(connection) or ""
             newest = (
-                newest.where(self._in_force(connection, inner, known_at))
+                newest.where(inner.c.model_version == line)
                 .order_by(inner.c.time.desc(), inner.c.n_folded.desc(), inner.c.position.desc())
                 .limit(1)
             )
@@ -223,24 +239,59 @@ class SqlTwinStore:
             query = (
                 select(table)
                 .join(schema.twins, schema.twins.c.twin_id == table.c.twin_id)
-                .where(among(connection, schema.twins.c.twin_id, twin_ids), key == newest.scalar_subquery())
+                .where(
+                    among(connection, schema.twins.c.twin_id, twin_ids), key == newest.scalar_subquery(),
+                    table.c.model_version == line,
+                )
             )
             return {row.twin_id: records.snapshot_row(row) for row in connection.execute(query)}
 
+    def beliefs(self, twin_id: TwinId, *, known_at: datetime | None = None) -> list[BeliefRow]:
+        """What each commit made of a twin, oldest first."""
+        table, commits = schema.beliefs, schema.commits
+        query = (
+            select(table, commits.c.committed_at)
+            .join(commits, commits.c.position == table.c.position)
+            .where(table.c.twin_id == twin_id)
+            .order_by(table.c.version)
+        )
+        with self._transaction(write=False) as connection:
+            if known_at is not None:
+                query = query.where(table.c.position <= self._position(connection, known_at))
+            return [records.belief_row(row) for row in connection.execute(query)]
+
     def journal(
-        self, twin_id: TwinId, *, until: datetime | None = None, known_at: datetime | None = None
+        self, twin_id: TwinId, *, since: datetime | None = None, known_at: datetime | None = None
     ) -> list[JournalEntry]:
-        """A twin's journal by clinical time, source, id: up to a clinical time, as known at a moment."""
+        """A twin's journal by clinical time, source, id: from a clinical time on, as known at a moment."""
         table = schema.journal
         query = select(table).where(table.c.twin_id == twin_id)
+        if since is not None:
+            query = query.where(or_(table.c.time >= schema.to_us(since), table.c.supersedes_source.is_not(None)))
         with self._transaction(write=False) as connection:
-            if until is not None:
-                query = query.where(table.c.time <= schema.to_us(until))
             if known_at is not None:
                 query = query.where(table.c.position <= self._position(connection, known_at))
             entries = [records.journal_entry(row) for row in connection.execute(query)]
         # Databases collate text each in its own way; the fold's order is Python's.
         return sorted(entries, key=lambda entry: (entry.time, entry.source, entry.event_id))
+
+    def corrections_of(self, keys: Sequence[EventKey]) -> dict[EventKey, list[JournalEntry]]:
+        """Corrections in any journal of those events that have some."""
+        by_source: dict[str, list[str]] = {}
+        for source, event_id in keys:
+            by_source.setdefault(source, []).append(event_id)
+        table = schema.journal
+        found: dict[EventKey, list[JournalEntry]] = {}
+        with self._transaction(write=False) as connection:
+            for source, ids in by_source.items():
+                query = select(table).where(
+                    table.c.supersedes_source == source, among(connection, table.c.supersedes_id, ids)
+                )
+                for row in connection.execute(query):
+                    entry = records.journal_entry(row)
+                    assert entry.supersedes is not None
+                    found.setdefault(entry.supersedes, []).append(entry)
+        return found
 
     def estimates(
         self, twin_id: TwinId | None = None, *, known_at: datetime | None = None, superseded: bool = False
@@ -252,7 +303,8 @@ class SqlTwinStore:
         for begin in range(0, len(twin_ids), _TWINS_AT_ONCE):
             with self._transaction(write=False) as connection:
                 chosen = among(connection, table.c.twin_id, twin_ids[begin : begin + _TWINS_AT_ONCE])
-                condition = true() if superseded else self._in_force(connection, table, known_at)
+                ever = table.c.model_version.in_(select(schema.champions.c.model_version))
+                condition = ever if superseded else self._in_force(connection, table, known_at)
                 rows = connection.execute(query.where(chosen, condition)).all()
             yield from map(records.estimate_row, rows)
 
@@ -262,9 +314,15 @@ class SqlTwinStore:
         query = select(table).order_by(table.c.time, table.c.twin_id, table.c.alert_id)
         if twin_id is not None:
             query = query.where(table.c.twin_id == twin_id)
-        if not superseded:
-            query = query.where(table.c.superseded_at.is_(None))
         with self._transaction(write=False) as connection:
+            if superseded:
+                ever = table.c.model_version.in_(select(schema.champions.c.model_version))
+                query = query.where(or_(table.c.model_version == "", ever))
+            else:
+                query = query.where(
+                    table.c.superseded_at.is_(None),
+                    table.c.model_version.in_(("", champion_of(connection) or "")),
+                )
             return [records.alert_row(row) for row in connection.execute(query)]
 
     def look_for_gaps(self, now: datetime) -> list[SequenceGap]:
