@@ -12,12 +12,12 @@ from tests.unit.domain.audit_chains import NORTH, START, chain, held, judge, sig
 
 from oncotwin.domain.audit import AuditEntry, Head, extend
 from oncotwin.domain.audit_drafts import read
-from oncotwin.domain.audit_verify import Flaw, StoredEntry, stored
+from oncotwin.domain.audit_verify import Flaw, StoredEntry
 from oncotwin.domain.merkle import leaf_hash
 
 N = 13
 ENTRIES = chain(N)
-ROWS = [stored(entry) for entry in ENTRIES]
+ROWS: list[StoredEntry] = list(ENTRIES)
 COLUMNS = ("institution", "seq", "kind", "ref", "at", "content", "previous", "hash")
 LAST = held(signed(ENTRIES, N))
 
@@ -124,7 +124,7 @@ def test_the_tail_is_cut_off_and_grown_anew(left: int) -> None:
     for i in range(N):
         head = Head(len(entries), entries[-1].hash) if entries else Head()
         entries = entries + extend(NORTH, head, [read(NORTH, "nobody", f"{i}", "00")], START)
-    rows = [stored(entry) for entry in entries]
+    rows = list(entries)
     assert judge(rows).flaws == ()
     for size in range(1, N):
         (flaw,) = judge(rows, held(signed(ENTRIES, size)), LAST).flaws
@@ -135,14 +135,14 @@ def test_the_tail_is_cut_off_and_grown_anew(left: int) -> None:
 
 def rewritten(seq: int) -> AuditEntry:
     """An entry with other content and the hash that belongs to it."""
-    changed = replace(ENTRIES[seq - 1], ref="another")
-    return replace(changed, hash=leaf_hash(changed.to_json()))
+    changed = ENTRIES[seq - 1]._replace(ref="another")
+    return changed._replace(hash=leaf_hash(changed.to_json()))
 
 
 @pytest.mark.parametrize("seq", range(1, N))
 def test_an_entry_is_rewritten_with_its_hash(seq: int) -> None:
     rows = list(ROWS)
-    rows[seq - 1] = stored(rewritten(seq))
+    rows[seq - 1] = rewritten(seq)
     flaw = first(rows)
     assert (flaw.problem, flaw.first, flaw.last) == ("rewritten", seq, seq)
 
@@ -151,9 +151,9 @@ def test_an_entry_is_rewritten_with_its_hash(seq: int) -> None:
 def test_an_entry_is_rewritten_and_all_hashes_after_it(seq: int) -> None:
     entries = [*ENTRIES[: seq - 1], rewritten(seq)]
     for entry in ENTRIES[seq:]:
-        fresh = replace(entry, previous=entries[-1].hash)
-        entries.append(replace(fresh, hash=leaf_hash(fresh.to_json())))
-    rows = [stored(entry) for entry in entries]
+        fresh = entry._replace(previous=entries[-1].hash)
+        entries.append(fresh._replace(hash=leaf_hash(fresh.to_json())))
+    rows = list(entries)
     assert judge(rows).flaws == ()
     checkpoints = [held(signed(ENTRIES, size)) for size in range(1, N + 1)]
     (flaw,) = judge(rows, *checkpoints).flaws
@@ -161,7 +161,7 @@ def test_an_entry_is_rewritten_and_all_hashes_after_it(seq: int) -> None:
 
 
 def test_what_stood_before_the_first_entry_is_left_out() -> None:
-    entry = replace(ENTRIES[4], seq=1)
-    flaw = first([stored(replace(entry, hash=leaf_hash(entry.to_json())))])
+    entry = ENTRIES[4]._replace(seq=1)
+    flaw = first([entry._replace(hash=leaf_hash(entry.to_json()))])
     assert (flaw.problem, flaw.first) == ("rewritten", 1)
     assert "left out" in flaw.message

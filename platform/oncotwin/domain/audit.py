@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from json.encoder import encode_basestring
+from typing import NamedTuple
 
 from oncotwin.domain.errors import OncotwinError
 from oncotwin.domain.ids import is_name
@@ -33,8 +34,7 @@ class AuditError(OncotwinError):
     """A checkpoint, proof, key or name of the audit trail cannot be read or does not exist."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuditDraft:
+class AuditDraft(NamedTuple):
     """Something that happened, not yet in its chain; see `audit_drafts` for the kinds.
 
     Attributes:
@@ -49,9 +49,8 @@ class AuditDraft:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One entry of a chain.
+class AuditEntry(NamedTuple):
+    """One entry of a chain; as a tuple it is a row of a store's table.
 
     Attributes:
         seq: its number, from 1. at_us: when, in microseconds since 1970-01-01 UTC.
@@ -69,9 +68,7 @@ class AuditEntry:
 
     def to_json(self) -> bytes:
         """The canonical JSON (RFC 8785) that `hash` is the hash of."""
-        return entry_json(
-            self.institution, self.seq, self.kind, self.ref, self.at_us, self.content, self.previous
-        )
+        return entry_json(*self[:7])
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from oncotwin.domain.audit import GENESIS, AuditEntry, AuditError, entry_json, is_chain
+from oncotwin.domain.audit import GENESIS, AuditError, entry_json, is_chain
 from oncotwin.domain.audit_drafts import CHECKPOINT
 from oncotwin.domain.checkpoint import SIGNATURE_BYTES, Checkpoint, read_checkpoint
 from oncotwin.domain.errors import EventError
@@ -280,11 +280,3 @@ class _Walk:
         return Flaw(
             self.institution, first, first if last is None else last, problem, f"{self.institution}: {message}"
         )
-
-
-def stored(entry: AuditEntry) -> StoredEntry:
-    """An entry as a row."""
-    return (
-        entry.institution, entry.seq, entry.kind, entry.ref, entry.at_us, entry.content, entry.previous, entry.hash
-    )
-

@@ -29,7 +29,7 @@ from oncotwin.domain.audit import (
     is_chain,
     to_us,
 )
-from oncotwin.domain.audit_verify import stored, verify_chain
+from oncotwin.domain.audit_verify import verify_chain
 from oncotwin.domain.checkpoint import checkpoint_of, inclusion_proof, read_checkpoint, signed_checkpoint_of
 from oncotwin.domain.merkle import Tree, leaf_hash
 from oncotwin.domain.moments import write_moment
@@ -105,7 +105,7 @@ def test_no_entry_shows_a_patient_or_a_hash_that_could_be_guessed() -> None:
 
 def test_a_whole_chain_verifies() -> None:
     entries = chain(20)
-    verdict = judge([stored(one) for one in entries], held(signed(entries, 8)), held(signed(entries, 20)))
+    verdict = judge(list(entries), held(signed(entries, 8)), held(signed(entries, 20)))
     assert verdict.flaws == ()
     assert (verdict.n_entries, verdict.head, verdict.covered, verdict.n_checkpoints) == (20, entries[-1].hash, 20, 2)
 
@@ -122,7 +122,7 @@ def test_the_store_must_hold_the_checkpoints_that_its_chain_tells_of() -> None:
     at = datetime(2024, 6, 1, tzinfo=UTC)
     record = audit_drafts.checkpoint(NORTH, 8, told.checkpoint.root, PUBLIC)
     entries += extend(NORTH, Head(8, entries[-1].hash), [record], at)
-    rows = [stored(one) for one in entries]
+    rows = list(entries)
     assert verify_chain(NORTH, rows, [told.checkpoint], {8}).flaws == ()
     (flaw,) = verify_chain(NORTH, rows, [], set()).flaws
     assert (flaw.problem, flaw.first) == ("checkpoint", 8)
@@ -190,7 +190,7 @@ def test_a_checkpoint_in_another_spelling_is_refused() -> None:
 
 def test_a_forged_checkpoint_is_not_believed() -> None:
     entries = chain(9)
-    rows = [stored(one) for one in entries]
+    rows = list(entries)
     other = key_of("somebody else")
     for bad, reason in (
         (held(signed(entries, 9, other)), "none that is trusted"),
