@@ -111,7 +111,6 @@ def upgrade() -> None:
         sa.Column("previous", sa.LargeBinary, nullable=False),
         sa.Column("hash", sa.LargeBinary, nullable=False),
     )
-    op.create_index("audit_of_ref", "audit_entries", ["ref"])
     op.create_table(
         "audit_checkpoints",
         sa.Column("institution", sa.Text, primary_key=True),
