@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Column, ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from oncotwin.adapters.sql_store import records, schema
-from oncotwin.adapters.sql_store.database import among, bulk_insert, is_postgres
+from oncotwin.adapters.sql_store import audit, records, schema
+from oncotwin.adapters.sql_store.database import alone, among, bulk_insert, is_postgres
+from oncotwin.domain.audit import AuditDraft
+from oncotwin.domain.audit_drafts import model_promoted
 from oncotwin.domain.errors import ChampionChangedError, FencedError, StaleVersionError
 from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_store import CommitGroup, DeadLetter, TwinCommit
@@ -18,13 +20,9 @@ from oncotwin.twin.snapshots import is_kept
 
 COMMIT_STEPS = (
     "lock", "leases fenced", "model fenced", "versions swapped", "position", "taken back", "journal", "snapshots",
-    "estimates", "alerts", "beliefs", "thinned", "outbox", "dead letters", "sources", "offsets",
+    "estimates", "alerts", "beliefs", "thinned", "outbox", "dead letters", "sources", "audit", "offsets",
 )
 """The steps in their order; a hook is told of each once it is done. A test holds every statement to one of them."""
-
-# One number for "somebody is committing". Commits of several workers go one after the other, as they do on SQLite, so
-# that positions rise in the order in which they become visible and "as known at" has one answer for ever.
-_LOCK = 7_405_002
 
 _UPDATE_TWIN = 'UPDATE twins SET version = ?, model_version = ?, last_time = ? WHERE twin_id = ?'
 _UPDATE_TWINS = (
@@ -36,10 +34,13 @@ _THIN_EVERY = 4
 """Events after which a twin's snapshots are looked through again; so many more than the rule keeps may be there."""
 
 
-def write_group(connection: Connection, group: CommitGroup, on_step: OnStep = no_step) -> int:
+def write_group(
+    connection: Connection, group: CommitGroup, on_step: OnStep = no_step, drafts: Sequence[AuditDraft] = ()
+) -> int:
     """Fence, then write everything; the caller's transaction makes it one.
 
     Args:
+        drafts: what the audit trail is to tell of this group.
         on_step: told of each of `COMMIT_STEPS` once it is done; what it raises undoes the whole.
     Returns:
         The commit position.
@@ -75,15 +76,13 @@ def write_group(connection: Connection, group: CommitGroup, on_step: OnStep = no
     on_step("dead letters")
     bulk_insert(connection, schema.sources, ("source", "institution"), list(group.sources.items()), new_only=True)
     on_step("sources")
+    if champion is None and twins:
+        drafts = [*drafts, model_promoted(twins[0].model_version, None, "first commit", position)]
+    audit.append(connection, drafts, group.committed_at)
+    on_step("audit")
     _write_offsets(connection, group)
     on_step("offsets")
     return position
-
-
-def alone(connection: Connection) -> None:
-    """Wait until nobody else commits, and keep others from it until this transaction ends."""
-    if is_postgres(connection):
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
 
 def _write_journal(connection: Connection, twins: Sequence[TwinCommit], position: int) -> None:

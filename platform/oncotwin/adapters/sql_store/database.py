@@ -25,6 +25,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import make_url
@@ -34,6 +35,10 @@ from oncotwin.domain.errors import ConfigurationError
 
 _LOCK_WAIT_S = 60.0
 """How long a writer waits for another process's transaction on SQLite; the largest takes well under a second."""
+
+# One number for "somebody is committing". Commits of several workers go one after the other, as they do on SQLite, so
+# that positions rise in the order in which they become visible and "as known at" has one answer for ever.
+_COMMIT_LOCK = 7_405_002
 
 Record = tuple[Any, ...]
 """One row, in the order of the columns that `bulk_insert` is given."""
@@ -65,6 +70,12 @@ def open_engine(url: str) -> Engine:
 def is_postgres(connection: Connection) -> bool:
     """Whether this is PostgreSQL; else it is SQLite."""
     return connection.dialect.name == "postgresql"
+
+
+def alone(connection: Connection) -> None:
+    """Wait until nobody else commits, and keep others from it until this transaction ends."""
+    if is_postgres(connection):
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _COMMIT_LOCK})
 
 
 def among(connection: Connection, column: ColumnElement[Any], values: Sequence[str]) -> ColumnElement[bool]:
