@@ -59,7 +59,7 @@ def write_group(
     on_step("position")
     for twin in twins:
         if twin.rewound_to is not None:
-            _take_back(connection, twin, schema.to_us(twin.rewound_to), position)
+            take_back(connection, twin, schema.to_us(twin.rewound_to), position)
     on_step("taken back")
     _write_journal(connection, twins, position)
     on_step("journal")
@@ -247,20 +247,23 @@ def _swap_versions(connection: Connection, twins: Sequence[TwinCommit]) -> None:
 def _position(
     connection: Connection, group: CommitGroup, champion: str | None, twins: Sequence[TwinCommit]
 ) -> int:
-    """Number this commit; its moment is never before the last one's, though workers' clocks differ."""
-    last = connection.scalar(select(func.max(schema.commits.c.committed_at)))
-    moment = schema.to_us(group.committed_at)
-    moment = moment if last is None else max(moment, last)
-    result = connection.execute(
-        insert(schema.commits).values(
-            committed_at=moment, log_name=group.log_name, n_events=sum(len(twin.journal) for twin in group.twins)
-        )
-    )
-    assert result.inserted_primary_key is not None
-    position = int(result.inserted_primary_key[0])
+    """Number this commit; the first one chooses the champion."""
+    n_events = sum(len(twin.journal) for twin in group.twins)
+    position, moment = next_position(connection, schema.to_us(group.committed_at), group.log_name, n_events)
     if champion is None and twins:
         choose_champion(connection, position, twins[0].model_version, moment, "first commit")
     return position
+
+
+def next_position(connection: Connection, at_us: int, log_name: str, n_events: int) -> tuple[int, int]:
+    """Number a commit: its position and its moment, never before the last one's, though clocks differ."""
+    last = connection.scalar(select(func.max(schema.commits.c.committed_at)))
+    moment = at_us if last is None else max(at_us, last)
+    result = connection.execute(
+        insert(schema.commits).values(committed_at=moment, log_name=log_name, n_events=n_events)
+    )
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0]), moment
 
 
 def choose_champion(connection: Connection, position: int, model_version: str, at_us: int, chosen_by: str) -> None:
@@ -269,7 +272,7 @@ def choose_champion(connection: Connection, position: int, model_version: str, a
     connection.execute(insert(schema.champions).values(**row))
 
 
-def _take_back(connection: Connection, twin: TwinCommit, since: int, position: int) -> None:
+def take_back(connection: Connection, twin: TwinCommit, since: int, position: int) -> None:
     """Mark beliefs that this commit supersedes; they stay readable by position. Snapshots are only a means: they go."""
     snapshots, estimates, alerts = schema.snapshots, schema.estimates, schema.alerts
     connection.execute(delete(snapshots).where(_of_line(snapshots, twin), snapshots.c.time >= since))
