@@ -10,7 +10,7 @@ from itertools import islice
 from oncotwin.domain.amendment import Rejection
 from oncotwin.domain.envelope import Event
 from oncotwin.domain.events import encode_record
-from oncotwin.domain.ids import EventKey
+from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.event_log import EventLog, NewRecord
@@ -87,18 +87,20 @@ class Intake:
         known.update(self._store.intake_known([key for _, _, key, _ in good]))
         fresh: list[NewRecord] = []
         hashes: dict[EventKey, str] = {}
+        twin_ids: dict[EventKey, TwinId] = {}
         for number, event, key, content_hash in good:
             before = known.get(key)
             if before is None:
                 value, headers = encode_record(event)
                 fresh.append(NewRecord(event.subject, value, headers))
                 known[key] = hashes[key] = content_hash
+                twin_ids[key] = event.subject
             elif before == content_hash:
                 report.n_duplicates += 1
             else:
                 refused.append((number, dead_letter(conflict(key, event), policy.now)))
         self._log.append(fresh)
-        self._store.intake_record(hashes)
+        self._store.intake_record(hashes, twin_ids)
         self._store.add_dead_letters([letter for _, letter in refused])
         report.n_accepted += len(fresh)
         report.rejections.extend(sorted(refused, key=lambda pair: pair[0]))

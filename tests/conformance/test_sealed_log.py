@@ -12,8 +12,8 @@ import pytest
 
 from oncotwin.adapters.embedded_log import EmbeddedEventLog
 from oncotwin.adapters.keys import SqlKeyStore, open_key_store
-from oncotwin.adapters.sealed_log import SealedLog, owner
-from oncotwin.adapters.sealing import Sealer
+from oncotwin.adapters.sealed_log import SealedLog
+from oncotwin.adapters.sealing import Sealer, owner
 from oncotwin.adapters.sql_store import open_twin_store
 from oncotwin.domain.errors import ErasedError, LogError
 from oncotwin.ports.event_log import ERASED_HEADER, LogRecord, NewRecord

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from oncotwin.adapters.keys import open_key_store
+from oncotwin.adapters.sealing import Sealer
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
 from oncotwin.testing.sequence_gaps_conformance import SequenceGapsConformance
 from oncotwin.testing.twin_store_conformance import OpenStore, TwinStoreConformance
 
 
-def opener(url: str) -> Iterator[OpenStore]:
+def opener(url: str, keys: str | None = None) -> Iterator[OpenStore]:
     """Opens one store again and again, and closes what it opened."""
     opened: list[SqlTwinStore] = []
 
     def open_store() -> SqlTwinStore:
-        opened.append(open_twin_store(url))
+        sealer = None if keys is None else Sealer(open_key_store(keys))
+        opened.append(open_twin_store(url, sealer=sealer))
         return opened[-1]
 
     yield open_store
@@ -41,3 +44,21 @@ class TestPostgresTwinStore(TwinStoreConformance, SequenceGapsConformance):
     def open_store(self, postgres_database: str) -> Iterator[OpenStore]:
         """A database of its own on the server of the whole run."""
         yield from opener(postgres_database)
+
+
+class TestSealedSqliteTwinStore(TwinStoreConformance, SequenceGapsConformance):
+    """One file, under patients' keys."""
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> Iterator[OpenStore]:
+        """Store and keys in this test's folder."""
+        yield from opener(f"sqlite:///{tmp_path}/store.sqlite", f"sqlite:///{tmp_path}/keys/keys.sqlite")
+
+
+class TestSealedPostgresTwinStore(TwinStoreConformance, SequenceGapsConformance):
+    """A real server, under patients' keys."""
+
+    @pytest.fixture
+    def open_store(self, postgres_database: str, tmp_path: Path) -> Iterator[OpenStore]:
+        """A database of its own on the server of the whole run, the keys in a file."""
+        yield from opener(postgres_database, f"sqlite:///{tmp_path}/keys/keys.sqlite")

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import orjson
 
-from oncotwin.adapters.sealing import Sealer, is_sealed
-from oncotwin.domain.errors import ErasedError, EventError, LogError, StoreError
-from oncotwin.domain.ids import TwinId, split_twin_id
+from oncotwin.adapters.sealing import Sealer, is_sealed, owner
+from oncotwin.domain.errors import ErasedError, LogError, StoreError
 from oncotwin.ports.event_log import ERASED_HEADER, EventLog, LogRecord, NewRecord, check_record
-from oncotwin.ports.key_store import INSTALLATION
 
 _LENGTH_BYTES = 4
 
@@ -25,7 +22,7 @@ class SealedLog:
     """See `EventLog`. A record whose patient was erased is read as one without value and with `ERASED_HEADER`."""
 
     def __init__(self, log: EventLog, sealer: Sealer) -> None:
-        """Closing this log closes the one inside; the sealer stays open."""
+        """Closing this log closes the one inside, and the sealer."""
         self._log = log
         self._sealer = sealer
 
@@ -63,8 +60,9 @@ class SealedLog:
         return self._log.end_offsets()
 
     def close(self) -> None:
-        """Close the log inside."""
+        """Close the log inside, and the sealer."""
         self._log.close()
+        self._sealer.close()
 
     def _closed(self, record: NewRecord) -> NewRecord:
         headers = _encode_headers(record.headers)
@@ -87,16 +85,6 @@ class SealedLog:
         return LogRecord(
             record.partition, record.offset, record.key, content[begin:], headers, record.appended_at
         )
-
-
-@lru_cache(maxsize=65_536)
-def owner(key: str) -> TwinId:
-    """Whose key seals a record: its patient's, or the installation's where its key names no patient."""
-    try:
-        split_twin_id(key)
-    except EventError:
-        return INSTALLATION
-    return key
 
 
 def _erased(record: LogRecord) -> LogRecord:

@@ -12,14 +12,15 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from oncotwin.domain.errors import ErasedError, StoreError
-from oncotwin.domain.ids import TwinId
-from oncotwin.ports.key_store import KeyStore
+from oncotwin.domain.errors import ErasedError, EventError, StoreError
+from oncotwin.domain.ids import TwinId, split_twin_id
+from oncotwin.ports.key_store import INSTALLATION, KeyStore
 
 MARK = b"\x00sealed1"
 """Begins sealed bytes; no JSON, event or state begins with a NUL."""
@@ -45,6 +46,9 @@ class Sealer:
         NIST SP 800-38D (AES-GCM; random 96-bit nonces serve for 2^32 seals under one key); RFC 2104 (HMAC); the keys of
         cipher and commitment are told apart as in RFC 5869, section 2.3, with one block each.
     """
+
+    seals = True
+    """Whether what is sealed differs from what was given."""
 
     def __init__(self, keys: KeyStore) -> None:
         self._keys = keys
@@ -132,6 +136,8 @@ class Sealer:
 class PlainSealer(Sealer):
     """Keeps data as it is: for stores opened without keys. What was sealed stays closed to it."""
 
+    seals = False
+
     def __init__(self) -> None:
         """Needs no key store."""
 
@@ -172,6 +178,16 @@ class PlainSealer(Sealer):
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+@lru_cache(maxsize=65_536)
+def owner(name: str) -> TwinId:
+    """Under whose key something of this name is kept: the patient's, or the installation's where it names none."""
+    try:
+        split_twin_id(name)
+    except EventError:
+        return INSTALLATION
+    return name
 
 
 def is_sealed(data: bytes) -> bool:

@@ -363,7 +363,10 @@ class TwinStore(Protocol):
         ...
 
     def dead_letters(self, state: str | None = "open") -> list[DeadLetter]:
-        """What was refused, in order of arrival; None for every state."""
+        """What was refused, in order of arrival; None for every state.
+
+        A letter's id may be another than the one it was given with: a hash of its bytes would say too much of them.
+        """
         ...
 
     def add_dead_letters(self, letters: Sequence[DeadLetter]) -> int:
@@ -386,8 +389,8 @@ class TwinStore(Protocol):
         """Content hash of those keys that an intake has appended to the log."""
         ...
 
-    def intake_record(self, hashes: Mapping[EventKey, str]) -> None:
-        """Remember what was appended to the log."""
+    def intake_record(self, hashes: Mapping[EventKey, str], twin_ids: Mapping[EventKey, TwinId]) -> None:
+        """Remember the content hash of what was appended to the log, and whose it is."""
         ...
 
     def sources(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy import Row
 
+from oncotwin.adapters.sealing import is_sealed
 from oncotwin.adapters.sql_store.database import Record
 from oncotwin.adapters.sql_store.schema import from_us, to_us
 from oncotwin.domain.header import Status, TimePrecision
@@ -68,7 +69,8 @@ def snapshot_record(snapshot: SnapshotRow, position: int) -> Record:
     """A snapshot as a row."""
     return (
         snapshot.twin_id, to_us(snapshot.time), position, snapshot.n_folded, snapshot.model_version, snapshot.state,
-        snapshot.digest,
+        # A plain hash of what is sealed would help to guess it.
+        "" if is_sealed(snapshot.state) else snapshot.digest,
     )
 
 
@@ -115,7 +117,7 @@ def belief_record(twin: TwinCommit, position: int) -> Record:
     present = twin.snapshots[-1]
     return (
         twin.twin_id, twin.new_version, position, twin.model_version, to_us(present.time), present.n_folded,
-        present.digest.encode(), None if twin.rewound_to is None else to_us(twin.rewound_to), twin.rewound_by,
+        present.digest.encode("latin-1"), None if twin.rewound_to is None else to_us(twin.rewound_to), twin.rewound_by,
     )
 
 
@@ -123,7 +125,7 @@ def belief_row(row: Row[Any]) -> BeliefRow:
     """A row, joined with its commit, as a belief."""
     return BeliefRow(
         row.twin_id, row.version, row.position, row.model_version, from_us(row.time), row.n_folded,
-        row.digest.decode(), None if row.rewound_to is None else from_us(row.rewound_to), row.cause,
+        row.digest.decode("latin-1"), None if row.rewound_to is None else from_us(row.rewound_to), row.cause,
         from_us(row.committed_at),
     )
 

@@ -1,0 +1,307 @@
+"""The reading half of the SQL store. Rows of erased patients are passed over, whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Table, and_, func, or_, select, tuple_
+from sqlalchemy.exc import SQLAlchemyError
+
+from oncotwin.adapters.sealing import Sealer
+from oncotwin.adapters.sql_store import records, schema
+from oncotwin.adapters.sql_store.commit import champion_of
+from oncotwin.adapters.sql_store.database import among
+from oncotwin.adapters.sql_store.migrate import schema_version
+from oncotwin.adapters.sql_store.sealed_rows import RowSealer
+from oncotwin.domain.errors import StoreError, StoreUnavailableError
+from oncotwin.domain.ids import EventKey, TwinId
+from oncotwin.ports.key_store import INSTALLATION
+from oncotwin.ports.twin_store import (
+    AlertRow,
+    BeliefRow,
+    DeadLetter,
+    EstimateRow,
+    JournalEntry,
+    OutboxRow,
+    SnapshotRow,
+    TwinHead,
+)
+
+_TWINS_AT_ONCE = 200
+"""Twins whose estimates are read together when all are read: no transaction stays open while they are used."""
+_COUNTED = ("twins", "journal", "snapshots", "estimates", "alerts", "dead_letters", "outbox", "commits", "gaps")
+
+
+class SqlReads:
+    """What a store answers without changing anything."""
+
+    def __init__(self, engine: Engine, sealer: Sealer) -> None:
+        self._engine = engine
+        self._sealer = sealer
+        self._rows = RowSealer(sealer)
+
+    @property
+    def schema_version(self) -> str:
+        """Revision of the database's schema."""
+        with self._transaction(write=False) as connection:
+            return schema_version(connection) or ""
+
+    @contextmanager
+    def _transaction(self, *, write: bool) -> Iterator[Connection]:
+        """One transaction; the database's errors become ours."""
+        try:
+            with self._engine.connect().execution_options(write=write) as connection, connection.begin():
+                yield connection
+        except SQLAlchemyError as error:
+            url = self._engine.url.render_as_string(hide_password=True)
+            raise StoreUnavailableError(
+                f"store {url}: {str(error).splitlines()[0]}; nothing was written. See that the database answers and "
+                "its disk is not full"
+            ) from error
+
+    def offsets(self, log_name: str) -> dict[int, int]:
+        """Next offset wanted of each partition that was ever committed."""
+        table = schema.offsets
+        with self._transaction(write=False) as connection:
+            rows = connection.execute(select(table).where(table.c.log_name == log_name))
+            return {row.log_partition: row.next_offset for row in rows}
+
+    def _hashes(self, table: Table, keys: Sequence[EventKey]) -> dict[EventKey, str]:
+        by_source: dict[str, list[str]] = {}
+        for source, event_id in keys:
+            by_source.setdefault(source, []).append(event_id)
+        found: dict[EventKey, str] = {}
+        with self._transaction(write=False) as connection:
+            for source, ids in by_source.items():
+                query = select(table.c.event_id, table.c.content_hash, table.c.twin_id).where(
+                    table.c.source == source, among(connection, table.c.event_id, ids)
+                )
+                for row in connection.execute(query):
+                    found[source, row.event_id] = self._rows.open_hash(row.twin_id, row.content_hash)
+        return found
+
+    def known(self, keys: Sequence[EventKey]) -> dict[EventKey, str]:
+        """Content hash of those keys that are in the journal; `ERASED_HASH` where the patient was erased."""
+        return self._hashes(schema.journal, keys)
+
+    def intake_known(self, keys: Sequence[EventKey]) -> dict[EventKey, str]:
+        """Content hash of those keys that an intake has appended to the log."""
+        return self._hashes(schema.intake, keys)
+
+    def _ordinals(self, twin_ids: Sequence[TwinId]) -> dict[TwinId, int]:
+        columns = schema.twins.c
+        with self._transaction(write=False) as connection:
+            query = select(columns.twin_id, columns.ordinal).where(among(connection, columns.twin_id, twin_ids))
+            return {row.twin_id: row.ordinal - 1 for row in connection.execute(query)}
+
+    def twin_heads(self, twin_ids: Sequence[TwinId] | None = None) -> dict[TwinId, TwinHead]:
+        """Where these twins stand (all, for None); twins never committed are left out."""
+        table = schema.twins
+        query = select(table).where(table.c.version > 0).order_by(table.c.ordinal)
+        with self._transaction(write=False) as connection:
+            if twin_ids is not None:
+                query = query.where(among(connection, table.c.twin_id, twin_ids))
+            rows = [row for row in connection.execute(query) if not self._rows.erased(row.twin_id)]
+        return {
+            row.twin_id: TwinHead(
+                row.twin_id, row.version, row.ordinal - 1, row.model_version,
+                None if row.last_time is None else schema.from_us(row.last_time),
+            )
+            for row in rows
+        }
+
+    @staticmethod
+    def _position(connection: Connection, known_at: datetime) -> int:
+        """The last commit at or before a moment."""
+        query = select(func.max(schema.commits.c.position)).where(
+            schema.commits.c.committed_at <= schema.to_us(known_at)
+        )
+        return int(connection.scalar(query) or 0)
+
+    def position_at(self, moment: datetime) -> int:
+        """The last commit at or before a moment; 0 before the first."""
+        with self._transaction(write=False) as connection:
+            return self._position(connection, moment)
+
+    def champion(self, known_at: datetime | None = None) -> str | None:
+        """The model version that is believed, now or as of a moment."""
+        with self._transaction(write=False) as connection:
+            return champion_of(connection, None if known_at is None else self._position(connection, known_at))
+
+    def _in_force(
+        self, connection: Connection, table: FromClause, known_at: datetime | None
+    ) -> ColumnElement[bool]:
+        """The condition that a belief of the champion's was in force: now, or as known at a moment."""
+        if known_at is None:
+            line = table.c.model_version == (champion_of(connection) or "")
+            return and_(table.c.superseded_at.is_(None), line)
+        position = self._position(connection, known_at)
+        return and_(
+            table.c.position <= position,
+            or_(table.c.superseded_at.is_(None), table.c.superseded_at > position),
+            table.c.model_version == (champion_of(connection, position) or ""),
+        )
+
+    def latest_snapshots(
+        self, twin_ids: Sequence[TwinId], before: datetime | None = None, *, model_version: str | None = None
+    ) -> dict[TwinId, SnapshotRow]:
+        """The latest snapshot of each twin, strictly before a clinical time."""
+        table = schema.snapshots
+        inner = table.alias("newest")
+        newest = select(inner.c.time, inner.c.n_folded, inner.c.position).where(
+            inner.c.twin_id == schema.twins.c.twin_id, inner.c.superseded_at.is_(None)
+        )
+        if before is not None:
+            newest = newest.where(inner.c.time < schema.to_us(before))
+        with self._transaction(write=False) as connection:
+            line = model_version if model_version is not None else champion_of(connection) or ""
+            newest = (
+                newest.where(inner.c.model_version == line)
+                .order_by(inner.c.time.desc(), inner.c.n_folded.desc(), inner.c.position.desc())
+                .limit(1)
+            )
+            key = tuple_(table.c.time, table.c.n_folded, table.c.position)
+            query = (
+                select(table)
+                .join(schema.twins, schema.twins.c.twin_id == table.c.twin_id)
+                .where(
+                    among(connection, schema.twins.c.twin_id, twin_ids), key == newest.scalar_subquery(),
+                    table.c.model_version == line,
+                )
+            )
+            rows = [records.snapshot_row(row) for row in connection.execute(query)]
+        return {row.twin_id: row for row in self._rows.opened(rows, self._rows.open_snapshot, _twin)}
+
+    def beliefs(self, twin_id: TwinId, *, known_at: datetime | None = None) -> list[BeliefRow]:
+        """What each commit made of a twin, oldest first."""
+        table, commits = schema.beliefs, schema.commits
+        query = (
+            select(table, commits.c.committed_at)
+            .join(commits, commits.c.position == table.c.position)
+            .where(table.c.twin_id == twin_id)
+            .order_by(table.c.version)
+        )
+        with self._transaction(write=False) as connection:
+            if known_at is not None:
+                query = query.where(table.c.position <= self._position(connection, known_at))
+            rows = [records.belief_row(row) for row in connection.execute(query)]
+        return list(self._rows.opened(rows, self._rows.open_belief, _twin))
+
+    def journal(
+        self, twin_id: TwinId, *, since: datetime | None = None, known_at: datetime | None = None
+    ) -> list[JournalEntry]:
+        """A twin's journal by clinical time, source, id: from a clinical time on, as known at a moment."""
+        table = schema.journal
+        query = select(table).where(table.c.twin_id == twin_id)
+        if since is not None:
+            query = query.where(or_(table.c.time >= schema.to_us(since), table.c.supersedes_source.is_not(None)))
+        with self._transaction(write=False) as connection:
+            if known_at is not None:
+                query = query.where(table.c.position <= self._position(connection, known_at))
+            rows = [records.journal_entry(row) for row in connection.execute(query)]
+        entries = self._rows.opened(rows, self._rows.open_entry, _twin)
+        # Databases collate text each in its own way; the fold's order is Python's.
+        return sorted(entries, key=lambda entry: (entry.time, entry.source, entry.event_id))
+
+    def corrections_of(self, keys: Sequence[EventKey]) -> dict[EventKey, list[JournalEntry]]:
+        """Corrections in any journal of those events that have some."""
+        by_source: dict[str, list[str]] = {}
+        for source, event_id in keys:
+            by_source.setdefault(source, []).append(event_id)
+        table = schema.journal
+        found: dict[EventKey, list[JournalEntry]] = {}
+        with self._transaction(write=False) as connection:
+            for source, ids in by_source.items():
+                query = select(table).where(
+                    table.c.supersedes_source == source, among(connection, table.c.supersedes_id, ids)
+                )
+                rows = [records.journal_entry(row) for row in connection.execute(query)]
+                for entry in self._rows.opened(rows, self._rows.open_entry, _twin):
+                    assert entry.supersedes is not None
+                    found.setdefault(entry.supersedes, []).append(entry)
+        return found
+
+    def estimates(
+        self, twin_id: TwinId | None = None, *, known_at: datetime | None = None, superseded: bool = False
+    ) -> Iterator[EstimateRow]:
+        """Estimates by twin and clinical time; of each event the latest as known, or all with ``superseded``."""
+        table = schema.estimates
+        twin_ids = [twin_id] if twin_id is not None else sorted(self.twin_heads())
+        query = select(table).order_by(table.c.twin_id, table.c.time, table.c.position, table.c.row)
+        for begin in range(0, len(twin_ids), _TWINS_AT_ONCE):
+            with self._transaction(write=False) as connection:
+                chosen = among(connection, table.c.twin_id, twin_ids[begin : begin + _TWINS_AT_ONCE])
+                ever = table.c.model_version.in_(select(schema.champions.c.model_version))
+                condition = ever if superseded else self._in_force(connection, table, known_at)
+                rows = connection.execute(query.where(chosen, condition)).all()
+            yield from self._rows.opened(map(records.estimate_row, rows), self._rows.open_estimate, _twin)
+
+    def alerts(self, twin_id: TwinId | None = None, *, superseded: bool = False) -> list[AlertRow]:
+        """Alerts by clinical time; with ``superseded`` also those that were explained away."""
+        table = schema.alerts
+        query = select(table).order_by(table.c.time, table.c.twin_id, table.c.alert_id)
+        if twin_id is not None:
+            query = query.where(table.c.twin_id == twin_id)
+        with self._transaction(write=False) as connection:
+            if superseded:
+                ever = table.c.model_version.in_(select(schema.champions.c.model_version))
+                query = query.where(or_(table.c.model_version == "", ever))
+            else:
+                query = query.where(
+                    table.c.superseded_at.is_(None),
+                    table.c.model_version.in_(("", champion_of(connection) or "")),
+                )
+            rows = [records.alert_row(row) for row in connection.execute(query)]
+        return list(self._rows.opened(rows, self._rows.open_alert, _twin))
+
+    def dead_letters(self, state: str | None = "open") -> list[DeadLetter]:
+        """What was refused, in order of arrival; None for every state."""
+        table = schema.dead_letters
+        query = select(table).order_by(table.c.number)
+        if state is not None:
+            query = query.where(table.c.state == state)
+        with self._transaction(write=False) as connection:
+            rows = [records.letter_row(row) for row in connection.execute(query)]
+        return list(self._rows.opened(rows, self._rows.open_letter, lambda letter: letter.twin_id or INSTALLATION))
+
+    def pending_outbox(self, limit: int) -> list[tuple[int, OutboxRow]]:
+        """Rows not published yet, oldest first, with their ids."""
+        table = schema.outbox
+        query = select(table).where(table.c.published == 0).order_by(table.c.id).limit(limit)
+        with self._transaction(write=False) as connection:
+            rows = [(row.id, records.outbox_row(row)) for row in connection.execute(query)]
+        return list(self._rows.opened(rows, lambda pair: (pair[0], self._rows.open_message(pair[1])), _addressee))
+
+    def sources(self) -> dict[str, str]:
+        """Sources and the institution that each is bound to."""
+        with self._transaction(write=False) as connection:
+            return {row.source: row.institution for row in connection.execute(select(schema.sources))}
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each table, refused events still open, and messages not published yet."""
+        found: dict[str, int] = {}
+        with self._transaction(write=False) as connection:
+            for name in _COUNTED:
+                rows = select(func.count()).select_from(schema.metadata.tables[name])
+                found[name] = int(connection.scalar(rows) or 0)
+            for name, table, condition in (
+                ("rejected_open", schema.dead_letters, schema.dead_letters.c.state == "open"),
+                ("outbox_pending", schema.outbox, schema.outbox.c.published == 0),
+            ):
+                found[name] = int(connection.scalar(select(func.count()).select_from(table).where(condition)) or 0)
+        return found
+
+    def close(self) -> None:
+        """Release connections, those of the keys too."""
+        self._engine.dispose()
+        self._sealer.close()
+
+
+def _twin(row: JournalEntry | SnapshotRow | EstimateRow | AlertRow | BeliefRow) -> TwinId:
+    return row.twin_id
+
+
+def _addressee(pair: tuple[int, OutboxRow]) -> TwinId:
+    return pair[1].key
