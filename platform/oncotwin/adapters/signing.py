@@ -29,7 +29,7 @@ from oncotwin.domain.audit import AuditError, is_chain
 
 
 class SigningKeys:
-    """The keys under one folder."""
+    """See `Signer`; the keys under one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -71,6 +71,11 @@ class SigningKeys:
     def export(self, institution: str) -> bytes:
         """Our own public key of an institution as PEM, for others to trust."""
         return _pem(self._private(institution).public_key())
+
+    @staticmethod
+    def verify(key: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether a signature over a message is that of a public key."""
+        return verify_signature(key, message, signature)
 
     def _private(self, institution: str) -> Ed25519PrivateKey:
         _check(institution)

@@ -80,3 +80,43 @@ class AuditTrail(Protocol):
     def keep_checkpoints(self, checkpoints: Sequence[SignedCheckpoint]) -> int:
         """Hold checkpoints that came from elsewhere; returns how many were new."""
         ...
+
+
+class Signer(Protocol):
+    """The institutions' keys."""
+
+    def own(self, institution: str) -> bytes:
+        """Our own public key of an institution, made where there is none yet."""
+        ...
+
+    def owned(self) -> dict[str, bytes]:
+        """Institutions that we sign for, with their public keys."""
+        ...
+
+    def sign(self, institution: str, message: bytes) -> bytes:
+        """Sign under an institution's own key."""
+        ...
+
+    def trusted(self) -> dict[str, frozenset[bytes]]:
+        """Public keys whose checkpoints are believed, by institution: our own, and those that were imported."""
+        ...
+
+    def verify(self, key: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether a signature over a message is that of a public key."""
+        ...
+
+
+class CheckpointRegistry(Protocol):
+    """A second place for checkpoints, out of the store's reach. Raises AuditError where it does not answer."""
+
+    def keep(self, signed: SignedCheckpoint) -> None:
+        """Keep one checkpoint."""
+        ...
+
+    def sizes(self, institution: str) -> set[int]:
+        """Sizes of the checkpoints that are kept of an institution."""
+        ...
+
+    def held(self) -> list[StoredCheckpoint]:
+        """All checkpoints that are kept, as they lie there."""
+        ...
