@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     """Partitions of a topic that does not exist yet."""
     store: str = ""
     """Twin store: ``sqlite:///PATH`` or ``postgresql://USER:PASSWORD@HOST/DB``; by default SQLite under ``home``."""
+    keys: str = ""
+    """Key store, where patients' keys lie: ``sqlite:///PATH`` or a PostgreSQL address, never the store's own and in no
+    backup of it; by default SQLite under ``home``."""
+    keys_master: Path | None = None
+    """File of 32 random bytes under which every key in the key store is wrapped; by default keys lie as they are."""
     ray: str = "local"
     """Twins' hosts: ``local`` (Ray on this machine), an address of a Ray cluster, or ``in-process`` (no Ray)."""
     ray_cpus: int | None = Field(default=None, ge=1)
@@ -112,6 +117,13 @@ class Settings(BaseSettings):
             raise ValueError("store must be 'sqlite:///PATH' or 'postgresql://USER@HOST/DB'")
         return value
 
+    @field_validator("keys")
+    @classmethod
+    def _keys_known(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+            raise ValueError("keys must be 'sqlite:///PATH' or 'postgresql://USER@HOST/DB'")
+        return value
+
     @property
     def log_url(self) -> str:
         """The event log, default filled in."""
@@ -121,6 +133,11 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """The twin store, default filled in."""
         return self.store or f"sqlite:///{self.home / 'store.sqlite'}"
+
+    @property
+    def keys_url(self) -> str:
+        """The key store, default filled in."""
+        return self.keys or f"sqlite:///{self.home / 'keys' / 'keys.sqlite'}"
 
     @property
     def mlflow_uri(self) -> str:
@@ -147,4 +164,11 @@ def load_settings(**flags: Any) -> Settings:
     except ValueError as error:
         raise ConfigurationError(f"settings file cannot be read: {error}") from error
     # Actors and flow runs have other working folders: what names a local path is made absolute once.
-    return settings.model_copy(update={"home": settings.home.absolute()})
+    master = None if settings.keys_master is None else settings.keys_master.absolute()
+    settings = settings.model_copy(update={"home": settings.home.absolute(), "keys_master": master})
+    if settings.keys_url == settings.store_url:
+        raise ConfigurationError(
+            f"keys and store are both {settings.store_url}: a backup of the store would hold the keys, and an erasure "
+            "would not reach it; give the keys a database of their own"
+        )
+    return settings

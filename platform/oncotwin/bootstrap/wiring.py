@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from oncotwin.adapters.event_log import open_event_log
 from oncotwin.adapters.model_loader import load_model
@@ -16,6 +17,8 @@ from oncotwin.domain.bundle import FilterChoice, ModelBundle
 from oncotwin.filters.choice import choose_filter, make_filter
 from oncotwin.models.base import TumourModel
 from oncotwin.ports.event_log import EventLog
+from oncotwin.ports.key_store import KeyStore
+from oncotwin.ports.line_store import LineStore
 from oncotwin.ports.model_registry import ModelRegistry
 from oncotwin.ports.twin_host import TwinHost
 from oncotwin.ports.twin_store import TwinStore
@@ -23,6 +26,9 @@ from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import Binding, bind
 from oncotwin.twin.journal import decode
 from oncotwin.twin.shard import History, TwinShard
+
+if TYPE_CHECKING:
+    from oncotwin.adapters.sealing import Sealer
 
 LITERATURE = "literature"
 """Name of the version that stands for the priors of the papers, until a calibration has been promoted."""
@@ -44,9 +50,31 @@ class SystemClock:
         time.sleep(seconds)
 
 
+def open_keys(settings: Settings) -> KeyStore:
+    """Where patients' keys lie."""
+    from oncotwin.adapters.keys import open_key_store
+
+    return open_key_store(settings.keys_url, settings.keys_master)
+
+
+def open_sealer(settings: Settings) -> Sealer:
+    """What seals and opens patients' data, with a connection to the keys of its own."""
+    from oncotwin.adapters.sealing import Sealer
+
+    return Sealer(open_keys(settings))
+
+
 def open_log(settings: Settings, topic: str | None = None) -> EventLog:
-    """The event log on the hospital's topic, or on another."""
-    return open_event_log(settings.log_url, topic or settings.topic, settings.partitions, settings.log_options)
+    """The event log on the hospital's topic, or on another; the embedded one lies under seal.
+
+    A Kafka topic is not sealed: others write and read it, and its retention bounds what it holds.
+    """
+    log = open_event_log(settings.log_url, topic or settings.topic, settings.partitions, settings.log_options)
+    if not settings.log_url.startswith("embedded:"):
+        return log
+    from oncotwin.adapters.sealed_log import SealedLog
+
+    return SealedLog(log, open_sealer(settings))
 
 
 def log_name(settings: Settings) -> str:
@@ -54,11 +82,11 @@ def log_name(settings: Settings) -> str:
     return f"{settings.log_url}#{settings.topic}"
 
 
-def open_store(settings: Settings) -> TwinStore:
+def open_store(settings: Settings) -> LineStore:
     """The twin store, migrated to this release."""
     from oncotwin.adapters.sql_store import open_twin_store
 
-    return open_twin_store(settings.store_url)
+    return open_twin_store(settings.store_url, sealer=open_sealer(settings))
 
 
 def open_registry(settings: Settings) -> ModelRegistry:
@@ -87,18 +115,27 @@ def filter_choice(settings: Settings) -> FilterChoice:
     return choose_filter(settings.filter, settings.members)
 
 
+def champion(settings: Settings) -> str:
+    """The version that is believed: the store's word; before its first commit the registry's alias, or the papers'."""
+    store = open_store(settings)
+    try:
+        found = store.champion()
+    finally:
+        store.close()
+    return found or open_registry(settings).alias("champion") or LITERATURE
+
+
 def load_bundle(settings: Settings, version: str) -> tuple[str, ModelBundle]:
-    """A registered bundle by version or alias; the literature's priors while there is no champion.
+    """A registered bundle by version or alias; ``champion`` is the store's (`champion`).
 
     Raises:
         ModelError: no such version.
     """
+    if version == "champion":
+        version = champion(settings)
     if version == LITERATURE:
         return LITERATURE, ModelBundle({})
-    registry = open_registry(settings)
-    if version == "champion" and registry.alias("champion") is None:
-        return LITERATURE, ModelBundle({})
-    return registry.load(version)
+    return open_registry(settings).load(version)
 
 
 @lru_cache(maxsize=8)
@@ -139,11 +176,11 @@ class ShardFactory:
         return TwinShard(bound, history(open_store(self.settings), version))
 
 
-def open_host(settings: Settings, version: str) -> TwinHost:
-    """Where the twins live: Ray actors, or this process.
+def shard_factory(settings: Settings, version: str) -> ShardFactory:
+    """What builds shards of a version.
 
     Raises:
-        ConfigurationError: the Ray cluster cannot be reached.
+        ModelError: no such version.
     """
     name, bundle = load_bundle(settings, version)
     # Folding needs no forecast layer; without it the bundle is small enough to travel with an actor's constructor,
@@ -151,19 +188,29 @@ def open_host(settings: Settings, version: str) -> TwinHost:
     slim = replace(
         bundle, models={key: replace(prior, forecast_calibration={}) for key, prior in bundle.models.items()}
     )
-    factory = ShardFactory(settings, slim.to_json(), name)
+    return ShardFactory(settings, slim.to_json(), name)
+
+
+def open_host(settings: Settings, version: str) -> TwinHost:
+    """Where the twins live: Ray actors, or this process.
+
+    Raises:
+        ConfigurationError: the Ray cluster cannot be reached.
+    """
+    factory = shard_factory(settings, version)
     if settings.ray == "in-process":
         from oncotwin.adapters.garbage import collect_rarely
         from oncotwin.adapters.local_host import LocalHost
 
         collect_rarely()
-        return LocalHost(factory(name))
+        return LocalHost(factory(factory.version), lambda other: shard_factory(settings, other)(other))
     from oncotwin.adapters.ray_cluster import connect
     from oncotwin.adapters.ray_host import RayHost
 
     connect(settings.ray, settings.ray_cpus)
     return RayHost(
-        factory, name, twins_per_actor=settings.twins_per_actor, idle_actor_s=settings.idle_actor_s
+        factory, factory.version, twins_per_actor=settings.twins_per_actor, idle_actor_s=settings.idle_actor_s,
+        make_factory=lambda other: shard_factory(settings, other),
     )
 
 
