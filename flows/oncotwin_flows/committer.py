@@ -48,6 +48,10 @@ class Committer:
             done.set_exception(error)
         return done
 
+    def follow(self, version: str) -> None:
+        """What comes from now on was folded by another model version."""
+        self._version = version
+
     def close(self) -> None:
         """Wait for the thread to end."""
         if self._thread is not None:

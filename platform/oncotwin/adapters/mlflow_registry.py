@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,21 @@ class MlflowRegistry:
                 return str(self._client.get_model_version_by_alias(REGISTERED_NAME, alias).version)
             except self._failure:
                 return None
+
+    def drop_alias(self, alias: str) -> None:
+        """Have an alias point nowhere."""
+        if self.alias(alias) is not None:
+            with _quiet():
+                self._client.delete_registered_model_alias(REGISTERED_NAME, alias)
+
+    def log_metrics(self, version: str, metrics: Mapping[str, float]) -> None:
+        """Keep scores with the version's run."""
+        with _quiet():
+            if version not in self.versions():
+                raise ModelError(f"model version {version!r} is not registered; the registry has {self.versions()}")
+            run_id = str(self._client.get_model_version(REGISTERED_NAME, version).run_id)
+            for name, value in metrics.items():
+                self._client.log_metric(run_id, name, value)
 
     def versions(self) -> list[str]:
         """All versions, oldest first."""

@@ -97,6 +97,15 @@ class TwinActor:
             self._live.set(self._n_twins)
         return np.frombuffer(pickle.dumps(folded, pickle.HIGHEST_PROTOCOL), dtype=np.uint8)
 
+    def follow(self, make_shard: ShardFactory, version: str) -> None:
+        """Build shards in another way from now on: that of a version which was promoted after the actor began."""
+        self._make_shard = make_shard
+        if version != self._version:
+            fresh = make_shard(version)
+            self._shard.close()
+            self._shard = fresh
+            self._version = version
+
     def forget(self, twin_ids: list[TwinId]) -> None:
         """Drop twins from memory."""
         self._shard.forget(twin_ids)
@@ -145,10 +154,13 @@ class RayHost:
 
     def __init__(
         self, make_shard: ShardFactory, version: str, *, twins_per_actor: int, idle_actor_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, make_factory: Callable[[str], ShardFactory] | None = None,
     ) -> None:
         self._make_shard = make_shard
+        self._make_factory = make_factory
         self._version = version
+        # What actors that began under another version were told to follow; None while no other was promoted.
+        self._told: dict[str, str] | None = None
         self._k = twins_per_actor
         self._idle_s = idle_actor_s
         self._clock = clock
@@ -187,7 +199,11 @@ class RayHost:
         for name, at in places.items():
             # Pickled here: Ray's own pickler asks Python code about each object, which takes five times as long.
             packed = pickle.dumps([deliveries[place] for place in at], pickle.HIGHEST_PROTOCOL)
-            parts.append((name, at, self._actor(name).fold.remote(self._version, packed)))
+            actor = self._actor(name)
+            if self._told is not None and self._told.get(name) != self._version:
+                actor.follow.remote(self._make_shard, self._version)
+                self._told[name] = self._version
+            parts.append((name, at, actor.fold.remote(self._version, packed)))
         self._sleep_idle()
         return _Ticket(parts, len(deliveries), self._lost)
 
@@ -195,6 +211,16 @@ class RayHost:
         """Look an actor up again before its next use: it restarts, or another worker put it to sleep for good."""
         self._actors.pop(name, None)
         self._used.pop(name, None)
+        if self._told is not None:
+            self._told.pop(name, None)
+
+    def follow(self, version: str) -> None:
+        """Fold under another model version from now on; actors get to know of it before their next fold."""
+        if version != self._version:
+            if self._make_factory is not None:
+                self._make_shard = self._make_factory(version)
+            self._version = version
+            self._told = self._told or {}
 
     def forget(self, twin_ids: Iterable[TwinId]) -> None:
         """Drop twins from the actors' memory."""

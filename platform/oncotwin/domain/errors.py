@@ -44,6 +44,10 @@ class ChampionChangedError(StaleVersionError):
     """Another model version was promoted: what was folded under the one before may not be committed."""
 
 
+class LineBehindError(OncotwinError):
+    """The line of a model version lags too far behind to be promoted; nothing was written."""
+
+
 class FencedError(OncotwinError):
     """Our lease on a partition was taken over by another worker: nothing was written."""
 
@@ -62,6 +66,10 @@ class StoreError(OncotwinError):
 
 class ErasedError(OncotwinError):
     """The patient's key was destroyed: what was kept under it cannot be read, and nothing more may be kept."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database does not answer, or could not do what it was asked: no event's fault, and worth trying again."""
 
 
 class LogError(OncotwinError):

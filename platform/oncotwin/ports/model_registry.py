@@ -51,6 +51,18 @@ class ModelRegistry(Protocol):
         """The version that an alias points at."""
         ...
 
+    def drop_alias(self, alias: str) -> None:
+        """Have an alias point nowhere; no matter if it did already."""
+        ...
+
+    def log_metrics(self, version: str, metrics: Mapping[str, float]) -> None:
+        """Keep scores that came after the calibration with the version's run; of one name the last counts.
+
+        Raises:
+            ModelError: no such version.
+        """
+        ...
+
     def versions(self) -> list[str]:
         """All versions, oldest first."""
         ...

@@ -21,6 +21,8 @@ class Delivery:
         version: version of the twin that the caller expects to build on; 0 for a new twin.
         committed: version of the twin in the store; behind ``version`` while earlier deliveries await their commit.
         events: not in the journal yet, without duplicates, in order of arrival.
+        owner: whose deliveries build on each other: what a host folded for another, or for the same worker before it
+            began again, may never have been committed.
     """
 
     twin_id: TwinId
@@ -28,6 +30,7 @@ class Delivery:
     version: int
     committed: int
     events: tuple[Accepted, ...]
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,14 @@ class TwinHost(Protocol):
 
     def forget(self, twin_ids: Iterable[TwinId]) -> None:
         """Drop what is remembered of these twins: their commit failed, or another worker changed them."""
+        ...
+
+    def follow(self, version: str) -> None:
+        """Fold under another model version from now on; nothing is under way.
+
+        Raises:
+            ModelError: no such version.
+        """
         ...
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from oncotwin.domain.bundle import ModelBundle
 from oncotwin.domain.errors import ModelError
 from oncotwin.ports.model_registry import CalibrationRun
@@ -14,6 +16,8 @@ class MemoryRegistry:
         """An empty registry."""
         self.runs: list[CalibrationRun] = []
         """The run of each version, oldest first."""
+        self.metrics: dict[str, dict[str, float]] = {}
+        """What was logged after the calibration, by version."""
         self._texts: list[str] = []
         self._aliases: dict[str, str] = {}
 
@@ -39,6 +43,16 @@ class MemoryRegistry:
     def alias(self, alias: str) -> str | None:
         """The version that an alias points at."""
         return self._aliases.get(alias)
+
+    def drop_alias(self, alias: str) -> None:
+        """Have an alias point nowhere."""
+        self._aliases.pop(alias, None)
+
+    def log_metrics(self, version: str, metrics: Mapping[str, float]) -> None:
+        """Keep scores with the version."""
+        if version not in self.versions():
+            raise ModelError(f"model version {version!r} is not registered; the registry has {self.versions()}")
+        self.metrics.setdefault(version, {}).update(metrics)
 
     def versions(self) -> list[str]:
         """All versions, oldest first."""

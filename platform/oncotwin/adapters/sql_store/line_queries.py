@@ -1,0 +1,111 @@
+"""What promotion and shadow folds ask of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, or_, select, tuple_
+
+from oncotwin.adapters.sql_store import schema
+from oncotwin.adapters.sql_store.database import among
+from oncotwin.domain.ids import TwinId
+
+
+def folded_twins() -> ColumnElement[bool]:
+    """Twins that were ever committed and are not erased."""
+    columns = schema.twins.c
+    return and_(columns.version > 0, columns.twin_id.not_in(select(schema.tombstones.c.twin_id)))
+
+
+def lagging(model_version: str, champion: str | None) -> Select[Any]:
+    """Twins that a line lags behind; one statement, so that versions and positions are of one moment."""
+    twins, lines, beliefs = schema.twins, schema.lines, schema.beliefs
+    until = select(func.max(schema.commits.c.position)).scalar_subquery().label("until")
+    columns = (twins.c.twin_id, twins.c.ordinal, twins.c.version, until)
+    if model_version == champion:
+        strays = select(*columns, literal(0).label("folded"), literal(0).label("since"))
+        return strays.where(folded_twins(), twins.c.model_version != model_version)
+    line = and_(lines.c.model_version == model_version, lines.c.twin_id == twins.c.twin_id)
+    belief = and_(beliefs.c.twin_id == twins.c.twin_id, beliefs.c.version == lines.c.twin_version)
+    return (
+        select(*columns, lines.c.twin_version.label("folded"), beliefs.c.position.label("since"))
+        .select_from(twins.outerjoin(lines, line).outerjoin(beliefs, belief))
+        .where(folded_twins(), or_(lines.c.twin_version.is_(None), lines.c.twin_version < twins.c.version))
+    )
+
+
+def presents(model_version: str) -> Select[Any]:
+    """The latest snapshot of every twin in a line, without the state, beside the twin's version."""
+    twins, table = schema.twins, schema.snapshots
+    inner = table.alias("newest")
+    newest = (
+        select(inner.c.time, inner.c.n_folded, inner.c.position)
+        .where(inner.c.twin_id == twins.c.twin_id, inner.c.model_version == model_version)
+        .order_by(inner.c.time.desc(), inner.c.n_folded.desc(), inner.c.position.desc())
+        .limit(1)
+    )
+    key = tuple_(table.c.time, table.c.n_folded, table.c.position)
+    return (
+        select(twins.c.twin_id, twins.c.version, table.c.time, table.c.n_folded, table.c.digest)
+        .join(table, table.c.twin_id == twins.c.twin_id)
+        .where(folded_twins(), table.c.model_version == model_version, key == newest.scalar_subquery())
+        .order_by(twins.c.twin_id)
+    )
+
+
+def line_estimates(connection: Connection, model_version: str, twin_ids: Sequence[TwinId]) -> Select[Any]:
+    """Estimates in force of these twins in a line."""
+    table = schema.estimates
+    return (
+        select(table)
+        .where(
+            among(connection, table.c.twin_id, twin_ids), table.c.model_version == model_version,
+            table.c.superseded_at.is_(None),
+        )
+        .order_by(table.c.twin_id, table.c.time, table.c.position, table.c.row)
+    )
+
+
+def latest_estimates(connection: Connection, model_version: str, twin_ids: Sequence[TwinId]) -> Select[Any]:
+    """The last estimate in force of each of these twins in a line."""
+    twins, table = schema.twins, schema.estimates
+    inner = table.alias("newest")
+    newest = (
+        select(inner.c.time, inner.c.position, inner.c.row)
+        .where(
+            inner.c.twin_id == twins.c.twin_id, inner.c.model_version == model_version,
+            inner.c.superseded_at.is_(None),
+        )
+        .order_by(inner.c.time.desc(), inner.c.position.desc(), inner.c.row.desc())
+        .limit(1)
+    )
+    key = tuple_(table.c.time, table.c.position, table.c.row)
+    return (
+        select(table)
+        .join(twins, table.c.twin_id == twins.c.twin_id)
+        .where(among(connection, twins.c.twin_id, twin_ids), key == newest.scalar_subquery())
+    )
+
+
+def new_alerts(
+    connection: Connection, model_version: str, before: str | None, twin_ids: Sequence[TwinId]
+) -> Select[Any]:
+    """Alerts that stand in a line and not in that of the champion before."""
+    table, other = schema.alerts, schema.alerts.alias("before")
+    stood = (
+        select(other.c.alert_id)
+        .where(
+            other.c.alert_id == table.c.alert_id, other.c.model_version == (before or ""),
+            other.c.superseded_at.is_(None),
+        )
+        .exists()
+    )
+    return (
+        select(table)
+        .where(
+            among(connection, table.c.twin_id, twin_ids), table.c.model_version == model_version,
+            table.c.superseded_at.is_(None), ~stood,
+        )
+        .order_by(table.c.twin_id, table.c.time, table.c.alert_id)
+    )
