@@ -12,14 +12,15 @@ fails, everything after it is forgotten and read again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
+from uuid import uuid4
 
 from oncotwin.domain.amendment import Accepted, Correction, Rejection
 from oncotwin.domain.envelope import Event
-from oncotwin.domain.errors import FencedError, HostLostError, StaleVersionError
+from oncotwin.domain.errors import ChampionChangedError, FencedError, HostLostError, StaleVersionError
 from oncotwin.domain.events import encode_line
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.domain.validation import Policy, admit
@@ -30,7 +31,7 @@ from oncotwin.ports.twin_host import Delivery, TwinHost
 from oncotwin.ports.twin_store import JournalEntry, TwinStore
 from oncotwin_flows.committer import Committer
 from oncotwin_flows.groups import Bounds, Group, Tally
-from oncotwin_flows.moves import moved_events
+from oncotwin_flows.moves import moved_rows
 from oncotwin_flows.refusals import conflict, dead_letter
 
 MAX_RETRIES = 10
@@ -75,6 +76,8 @@ class Worker:
         self._on_progress = on_progress or (lambda n: None)
         self._on_retry = on_retry or (lambda error: None)
         self._on_step = on_step
+        self._version = settings.version
+        self._owner = uuid4().hex
         self._epochs: dict[int, int] = {}
         self._renew_at = 0.0
         self._positions: dict[int, int] = {}
@@ -112,6 +115,8 @@ class Worker:
             except (StaleVersionError, FencedError, HostLostError) as error:
                 # Nothing of the groups under way was committed: begin again from what the store knows.
                 self._reset()
+                if isinstance(error, ChampionChangedError):
+                    self._follow()
                 tally.n_retries += 1
                 if tally.n_retries > MAX_RETRIES:
                     raise
@@ -200,9 +205,18 @@ class Worker:
         self._host.forget(list(self._versions))
         for memory in (self._versions, self._committed, self._ordinals, self._under_way, self._positions):
             memory.clear()
+        self._owner = uuid4().hex
         self._epochs = {}
         self._renew_at = 0.0
         self._folding = None
+
+    def _follow(self) -> None:
+        """Fold under the version that the store believes now; nothing is under way."""
+        champion = self._store.champion()
+        if champion is not None and champion != self._version:
+            self._host.follow(champion)
+            self._committer.follow(champion)
+            self._version = champion
 
     def _policy(self) -> Policy:
         return Policy(
@@ -244,9 +258,11 @@ class Worker:
                 continue
             self._under_way[key] = item.header.content_hash
             self._add(group, fresh, item, encode_line(event), record)
-        for item, line, original in moved_events(fresh, self._uncommitted(group), self._store):
-            self._under_way[item.header.key] = item.header.content_hash
-            self._add(group, fresh, item, line, original)
+        self._meet(fresh)
+        for moved in moved_rows(fresh, self._uncommitted(group), self._store, policy.now, self._meet):
+            twin_id = moved.entry.twin_id
+            group.entries.setdefault(twin_id, []).append(moved.entry)
+            fresh[twin_id].append(moved.item)
         self._deliver(group, fresh)
         return group
 
@@ -259,8 +275,7 @@ class Worker:
         return rows
 
     def _add(
-        self, group: Group, fresh: dict[TwinId, list[Accepted]], item: Accepted, line: bytes,
-        record: LogRecord | JournalEntry,
+        self, group: Group, fresh: dict[TwinId, list[Accepted]], item: Accepted, line: bytes, record: LogRecord
     ) -> None:
         header = item.header
         group.n_accepted += 1
@@ -275,20 +290,24 @@ class Worker:
             )
         )
 
-    def _deliver(self, group: Group, fresh: Mapping[TwinId, Sequence[Accepted]]) -> None:
-        """One delivery a twin, in the order of the ids so that any two workers lock twins in the same order."""
-        new = [twin_id for twin_id in fresh if twin_id not in self._versions]
+    def _meet(self, twin_ids: Iterable[TwinId]) -> None:
+        """Know the versions of twins, before anything is concluded from their journals: the version is the fence."""
+        new = sorted({twin_id for twin_id in twin_ids if twin_id not in self._versions})
         if new:
-            self._ordinals.update(self._store.register_twins(sorted(new)))
+            self._ordinals.update(self._store.register_twins(new))
             heads = self._store.twin_heads(new)
             for twin_id in new:
                 version = heads[twin_id].version if twin_id in heads else 0
                 self._versions[twin_id] = self._committed[twin_id] = version
+
+    def _deliver(self, group: Group, fresh: Mapping[TwinId, Sequence[Accepted]]) -> None:
+        """One delivery a twin, in the order of the ids so that any two workers lock twins in the same order."""
         for twin_id in sorted(fresh):
             version = self._versions[twin_id]
             group.deliveries.append(
                 Delivery(
-                    twin_id, self._ordinals[twin_id], version, self._committed[twin_id], tuple(fresh[twin_id])
+                    twin_id, self._ordinals[twin_id], version, self._committed[twin_id], tuple(fresh[twin_id]),
+                    self._owner,
                 )
             )
             self._versions[twin_id] = version + 1

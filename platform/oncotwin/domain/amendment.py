@@ -49,6 +49,32 @@ class Erasure:
     reason: str
 
 
+Standing = tuple[datetime, str, str]
+"""When a correction was recorded, its source and id: of two on one event the later stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An event that was posted to another patient and belongs to this one, or did for a while.
+
+    The platform's own word, written into the right patient's journal with the correction that moves the event; of
+    several on one event from one patient the last counts.
+    """
+
+    header: EventHeader
+    """Of this word; the moved event has its own, with its own source and id, in `item`."""
+    key: EventKey
+    """(source, id) of the moved event."""
+    origin: TwinId
+    """The patient in whose journal it stood."""
+    number: int
+    """1 for the first word on this event from that patient, and so on."""
+    moved_by: Standing
+    """Standing of the correction that moved it: only later ones of this journal apply to what arrived."""
+    item: "Observation | Treatment | Plan | Assessment | ArrayReference | Consent | None"
+    """The event as this patient's; None where it was taken back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """An event that was refused: kept with its bytes, so it can be mended and sent again."""
@@ -69,5 +95,5 @@ class Rejection:
     """The subject where it could be read."""
 
 
-Accepted = Observation | Treatment | Plan | Correction | Assessment | Consent | ArrayReference | Erasure
+Accepted = Observation | Treatment | Plan | Correction | Assessment | Consent | ArrayReference | Erasure | Arrival
 """What `validate` makes of a good event."""

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import defaultdict
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from oncotwin.domain.amendment import Accepted, Consent, Correction, Rejection
+from oncotwin.domain.amendment import Accepted, Arrival, Consent, Correction, Rejection
+from oncotwin.domain.canonical import canonical_json
 from oncotwin.domain.errors import StoreError
 from oncotwin.domain.header import EventHeader, is_later_status
 from oncotwin.domain.ids import EventKey, TwinId
+from oncotwin.domain.moments import write_moment
 from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Plan, Treatment
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.twin_store import JournalEntry
+from oncotwin.twin.amendments import MOVED, as_patient, settle
 from oncotwin.twin.timeline import Item
 
 FoldKey = tuple[datetime, str, str]
@@ -55,51 +62,85 @@ def decode(row: JournalEntry) -> Accepted:
     Raises:
         StoreError: the row cannot be read any more: it was damaged, or written by a later release.
     """
+    if row.kind == MOVED:
+        return _arrival(row)
+    return _admitted(row, row.payload)
+
+
+def _admitted(row: JournalEntry, line: bytes) -> Accepted:
     policy = Policy(now=row.received_at, clock_skew=_ANY_TIME)
-    _, item = admit(row.payload, (), policy)
+    _, item = admit(line, (), policy)
     if isinstance(item, Rejection):
         raise StoreError(f"journal row {row.source} {row.event_id} cannot be read: {item.reason}; restore the store")
     return item
 
 
+def encode_arrival(arrival: Arrival, line: bytes, replacement: bytes | None) -> bytes:
+    """The payload of a journal row: what `decode` makes an arrival of.
+
+    Args:
+        line: the event as it was posted; replacement: the correction that replaced its content before it was moved.
+    """
+    recorded, source, event_id = arrival.moved_by
+    content: dict[str, object] = {
+        "key": list(arrival.key), "from": arrival.origin, "number": arrival.number, "present": arrival.item is not None,
+        "by": [write_moment(recorded), source, event_id], "event": json.loads(line),
+    }
+    if replacement is not None:
+        content["replacement"] = json.loads(replacement)
+    return canonical_json(content)
+
+
+def moved_lines(payload: bytes) -> tuple[bytes, bytes | None]:
+    """The lines that `encode_arrival` was given."""
+    content = json.loads(payload)
+    replacement = content.get("replacement")
+    return canonical_json(content["event"]), None if replacement is None else canonical_json(replacement)
+
+
+def _arrival(row: JournalEntry) -> Arrival:
+    try:
+        content = json.loads(row.payload)
+        line, replacement = moved_lines(row.payload)
+        recorded, source, event_id = content["by"]
+        posted = _admitted(row, line)
+        if replacement is not None:
+            correction = _admitted(row, replacement)
+            assert isinstance(correction, Correction) and correction.replacement is not None
+            posted = correction.replacement
+        key_source, key_id = content["key"]
+        item: Any = as_patient(posted, row.twin_id)
+        header = replace(
+            item.header, source=row.source, event_id=row.event_id, kind=MOVED, sequence=None, result_id=None,
+            content_hash=row.content_hash,
+        )
+        return Arrival(
+            header, (key_source, key_id), content["from"], content["number"],
+            (datetime.fromisoformat(recorded).astimezone(UTC), source, event_id),
+            item if content["present"] else None,
+        )
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise StoreError(
+            f"journal row {row.source} {row.event_id} cannot be read: {error!r}; restore the store"
+        ) from error
+
+
 def in_force(accepted: Iterable[Accepted], twin_id: TwinId) -> list[Item]:
     """The events that a twin folds, in fold order: corrections applied, superseded results and withdrawn spans out.
 
-    A correction is itself an event that a later correction may supersede. Of two corrections that supersede each
-    other the one recorded (then named) last stands. A result that is reported again with a later status
-    replaces the earlier report. While consent is withdrawn nothing is folded.
+    See `amendments.settle` for corrections and for events posted to the wrong patient. A result that is reported again
+    with a later status replaces the earlier report. While consent is withdrawn nothing is folded.
     """
-    events: dict[EventKey, Accepted] = {event.header.key: event for event in accepted}
-    corrections = sorted(
-        (e for e in events.values() if isinstance(e, Correction)),
-        key=lambda c: (c.header.recorded_at or c.header.time, c.header.source, c.header.event_id),
-        reverse=True,
-    )
-    superseded: set[EventKey] = set()
-    standing: list[Correction] = []
-    for correction in corrections:
-        if correction.header.key not in superseded:
-            standing.append(correction)
-            superseded.add(correction.supersedes)
+    effective, _ = settle(accepted)
     items: list[Item] = [
-        e
-        for e in events.values()
-        if isinstance(e, Observation | Treatment | Plan)
-        and e.header.key not in superseded
-        and e.header.twin_id == twin_id
+        event
+        for event in effective
+        if isinstance(event, Observation | Treatment | Plan) and event.header.twin_id == twin_id
     ]
-    # The last standing word on one event counts; earlier replacements of it were superseded by key above.
-    replaced: set[EventKey] = set()
-    for correction in standing:
-        item = correction.replacement
-        first = correction.supersedes not in replaced
-        if first and correction.action == "replace" and isinstance(item, Observation | Treatment | Plan):
-            items.append(item)
-        replaced.add(correction.supersedes)
     items = _latest_reports(items)
     items = [item for item in items if item.header.status != "entered-in-error"]
     items.sort(key=fold_key)
-    return _consented(items, events.values())
+    return _consented(items, effective)
 
 
 def _latest_reports(items: list[Item]) -> list[Item]:
@@ -118,11 +159,11 @@ def _latest_reports(items: list[Item]) -> list[Item]:
     return kept + list(last.values())
 
 
-def _consented(items: list[Item], events: Iterable[Accepted]) -> list[Item]:
+def _consented(items: list[Item], effective: Iterable[Accepted]) -> list[Item]:
     """Drop what lies in a span of withdrawn consent to the use in care: the twin is frozen for that while."""
     changes = sorted(
         (e.effective, e.header.source, e.header.event_id, e.granted)
-        for e in events
+        for e in effective
         if isinstance(e, Consent) and e.scope == "care"
     )
     if not changes:
@@ -137,62 +178,71 @@ def _consented(items: list[Item], events: Iterable[Accepted]) -> list[Item]:
 
 def may_be_learnt_from(accepted: Iterable[Accepted]) -> bool:
     """Whether a patient's events may train a model: no consent, to care or to research, stands withdrawn at last."""
+    effective, _ = settle(accepted)
     last: dict[str, bool] = {}
-    changes = [(e.effective, e.header.source, e.header.event_id, e) for e in accepted if isinstance(e, Consent)]
+    changes = [(e.effective, e.header.source, e.header.event_id, e) for e in effective if isinstance(e, Consent)]
     for _, _, _, change in sorted(changes, key=lambda entry: entry[:3]):
         last[change.scope] = change.granted
     return all(last.values())
 
 
 def rewind_time(new: Iterable[Accepted], journal: Iterable[Accepted]) -> datetime:
-    """Earliest clinical time that new events touch: their own, and that of what they correct or report again."""
-    known: dict[EventKey, Accepted] = {}
-    reports: dict[tuple[str, str], datetime] = {}
+    """Earliest clinical time that new events touch: their own, and that of whatever hangs together with them.
+
+    What corrects or is corrected hangs together, however long the chain and whichever came first; so do the reports of
+    one result.
+    """
     new = list(new)
-    for event in (*journal, *new):
-        known[event.header.key] = event
-        if (result := event.header.result_id) is not None:
-            name = (event.header.source, result)
-            reports[name] = min(event.header.time, reports.get(name, event.header.time))
-    times: list[datetime] = []
-    for event in new:
-        times.append(event.header.time)
+    everything = [*journal, *new]
+    partners: dict[EventKey, set[EventKey]] = defaultdict(set)
+    for event in everything:
         if isinstance(event, Correction):
-            if event.replacement is not None:
-                times.append(event.replacement.header.time)
-            target: Accepted | None = known.get(event.supersedes)
-            seen: set[EventKey] = set()
-            while target is not None and target.header.key not in seen:
-                seen.add(target.header.key)
-                times.append(target.header.time)
-                if not isinstance(target, Correction):
-                    break
-                if target.replacement is not None:
-                    times.append(target.replacement.header.time)
-                target = known.get(target.supersedes)
-        if isinstance(event, Consent):
-            times.append(event.effective)
-        if (result := event.header.result_id) is not None:
-            times.append(reports[event.header.source, result])
-    # An event that waited for its correction to arrive first: what names it was already in the journal.
-    for event in journal:
-        if isinstance(event, Correction) and event.supersedes in {e.header.key for e in new}:
-            times.append(event.header.time)
-            if event.replacement is not None:
-                times.append(event.replacement.header.time)
+            partners[event.header.key].add(event.supersedes)
+            partners[event.supersedes].add(event.header.key)
+        elif isinstance(event, Arrival):
+            partners[event.header.key].add(event.key)
+            partners[event.key].add(event.header.key)
+    concerned: set[EventKey] = set()
+    waiting = [event.header.key for event in new]
+    while waiting:
+        key = waiting.pop()
+        if key not in concerned:
+            concerned.add(key)
+            waiting.extend(partners.get(key, ()))
+    touched = [header for event in everything if event.header.key in concerned for header in _headers(event)]
+    reports = {name for header in touched if (name := report_name(header)) is not None}
+    times = [header.time for header in touched]
+    times += [e.effective for e in everything if isinstance(e, Consent) and e.header.key in concerned]
+    times += [e.item.effective for e in everything if isinstance(e, Arrival) and isinstance(e.item, Consent)]
+    if reports:
+        times += [
+            header.time
+            for event in everything
+            for header in _headers(event)
+            if header.result_id is not None and report_name(header) in reports
+        ]
     return min(times)
+
+
+def _headers(event: Accepted) -> list[EventHeader]:
+    """Of an event and of what it puts in another's place."""
+    if isinstance(event, Correction) and event.replacement is not None:
+        return [event.header, event.replacement.header]
+    if isinstance(event, Arrival) and event.item is not None:
+        return [event.header, event.item.header]
+    return [event.header]
 
 
 def needs_guard(accepted: Iterable[Accepted]) -> bool:
     """Whether the next event cannot be folded without the whole journal in view.
 
-    So it is after any change of consent, while a correction waits for the event that it corrects, and where a result
-    was entered in error: no state remembers a report that was never folded.
+    So it is after any change of consent, where an event came from another patient, while a correction waits for the
+    event that it corrects, and where a result was entered in error: no state remembers a report that was never folded.
     """
     events = {event.header.key: event for event in accepted}
     return any(
-        isinstance(e, Consent)
+        isinstance(e, Consent | Arrival)
         or (isinstance(e, Correction) and e.supersedes not in events)
-        or (e.header.result_id is not None and e.header.status == "entered-in-error")
+        or any(header.result_id is not None and header.status == "entered-in-error" for header in _headers(e))
         for e in events.values()
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from oncotwin.domain.amendment import Accepted, Consent, Correction
+from oncotwin.domain.amendment import Accepted, Arrival, Consent, Correction
 from oncotwin.twin.fold import Binding, Effects, advance
 from oncotwin.twin.journal import fold_key, in_force, needs_guard, report_name, rewind_time
 from oncotwin.twin.snapshots import next_kept
@@ -57,7 +57,7 @@ def only_adds(state: TwinState, new: Sequence[Accepted]) -> bool:
         return False
     reports = set(state.reports)
     for event in new:
-        if isinstance(event, Correction | Consent):
+        if isinstance(event, Correction | Consent | Arrival):
             return False
         name = report_name(event.header)
         if name is not None:

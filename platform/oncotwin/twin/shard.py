@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from oncotwin.domain.amendment import Accepted
+from oncotwin.domain.errors import HostLostError, StoreUnavailableError
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.twin_host import Delivery, Failure, Folded
 from oncotwin.ports.twin_store import AlertRow, EstimateRow, JournalEntry, SnapshotRow
@@ -59,6 +60,7 @@ class _Held:
 
     state: TwinState
     version: int
+    owner: str
     awaiting: tuple[tuple[int, tuple[Accepted, ...], datetime | None], ...] = ()
 
 
@@ -90,24 +92,46 @@ class TwinShard:
         try:
             tasks = [self._task(delivery) for delivery in deliveries]
             outcomes = perform(self._binding, tasks)
+        except (StoreUnavailableError, HostLostError):
+            # No event's fault.
+            raise
         except Exception:  # one bad event must not stall the twins beside it
             return [self._fold_alone(delivery) for delivery in deliveries]
         return [self._keep(delivery, outcome, ()) for delivery, outcome in zip(deliveries, outcomes, strict=True)]
 
     def _wake(self, deliveries: Sequence[Delivery]) -> None:
-        """Bring up twins that are not in memory, or not at the version that the caller builds on."""
+        """Bring up twins that are not in memory, or not at the version that the caller builds on.
+
+        Raises:
+            HostLostError: that version awaits its commit, so only the memory that is gone had it.
+        """
         missing = []
         for delivery in deliveries:
-            held = self._held.get(delivery.twin_id)
-            if held is None or held.version != delivery.version:
-                self._held[delivery.twin_id] = _Held(self._empty(delivery.twin_id), delivery.version)
+            if self._holds(delivery):
+                continue
+            if delivery.version > delivery.committed:
+                raise HostLostError(
+                    f"twin {delivery.twin_id}: version {delivery.version} awaits its commit and is not in this host's "
+                    "memory any more; deliver again from what is committed"
+                )
+        for delivery in deliveries:
+            if not self._holds(delivery):
+                self._held[delivery.twin_id] = _Held(
+                    self._empty(delivery.twin_id), delivery.version, delivery.owner
+                )
                 if delivery.version > 0:
                     missing.append(delivery.twin_id)
             else:
+                held = self._held[delivery.twin_id]
                 held.awaiting = tuple(entry for entry in held.awaiting if entry[0] > delivery.committed)
         if missing:
             for twin_id, row in self._history.snapshots(missing, None).items():
                 self._held[twin_id].state = from_bytes(row.state)
+
+    def _holds(self, delivery: Delivery) -> bool:
+        """Whether what is in memory is what the delivery builds on."""
+        held = self._held.get(delivery.twin_id)
+        return held is not None and (held.version, held.owner) == (delivery.version, delivery.owner)
 
     def _empty(self, twin_id: TwinId) -> TwinState:
         return TwinState(twin_id, self._binding.version)
@@ -155,6 +179,8 @@ class TwinShard:
         try:
             [outcome] = perform(self._binding, [self._task(delivery)])
             return self._keep(delivery, outcome, ())
+        except StoreUnavailableError:
+            raise
         except Exception:  # the events are tried again, each with those that were good before it
             pass
         good: list[Accepted] = []
@@ -163,6 +189,8 @@ class TwinShard:
             try:
                 perform(self._binding, [self._task(replace(delivery, events=(*good, event)))])
                 good.append(event)
+            except StoreUnavailableError:
+                raise
             except Exception:  # whatever the event broke, it is kept with its trace as a dead letter
                 failures.append(Failure(event.header.key, traceback.format_exc()))
         [outcome] = perform(self._binding, [self._task(replace(delivery, events=tuple(good)))])
@@ -173,7 +201,7 @@ class TwinShard:
         failed = {failure.key for failure in failures}
         events = tuple(event for event in delivery.events if event.header.key not in failed)
         awaiting = (*self._held[delivery.twin_id].awaiting, (version, events, outcome.rewound_to))
-        self._held[delivery.twin_id] = _Held(outcome.states[-1], version, awaiting)
+        self._held[delivery.twin_id] = _Held(outcome.states[-1], version, delivery.owner, awaiting)
         return folded(delivery.twin_id, outcome, failures)
 
 

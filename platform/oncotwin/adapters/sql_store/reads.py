@@ -15,7 +15,7 @@ from oncotwin.adapters.sql_store.commit import champion_of
 from oncotwin.adapters.sql_store.database import among
 from oncotwin.adapters.sql_store.migrate import schema_version
 from oncotwin.adapters.sql_store.sealed_rows import RowSealer
-from oncotwin.domain.errors import StoreError, StoreUnavailableError
+from oncotwin.domain.errors import StoreUnavailableError
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.ports.key_store import INSTALLATION
 from oncotwin.ports.twin_store import (
