@@ -336,8 +336,10 @@ class TwinStore(Protocol):
         """Estimates by twin and clinical time; of each event the latest as known, or all with ``superseded``."""
         ...
 
-    def alerts(self, twin_id: TwinId | None = None, *, superseded: bool = False) -> list[AlertRow]:
-        """Alerts by clinical time; with ``superseded`` also those that were explained away."""
+    def alerts(
+        self, twin_id: TwinId | None = None, *, superseded: bool = False, known_at: datetime | None = None
+    ) -> list[AlertRow]:
+        """Alerts by clinical time, as they stood at a moment; with ``superseded`` also those explained away by then."""
         ...
 
     def look_for_gaps(self, now: datetime) -> list[SequenceGap]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Table, and_, func, or_, select, tuple_
@@ -31,6 +32,8 @@ from oncotwin.ports.twin_store import (
 
 _TWINS_AT_ONCE = 200
 """Twins whose estimates are read together when all are read: no transaction stays open while they are used."""
+_EVER = 2**62
+"""A commit position that will not be reached."""
 _COUNTED = ("twins", "journal", "snapshots", "estimates", "alerts", "dead_letters", "outbox", "commits", "gaps")
 
 
@@ -238,22 +241,29 @@ class SqlReads:
                 rows = connection.execute(query.where(chosen, condition)).all()
             yield from self._rows.opened(map(records.estimate_row, rows), self._rows.open_estimate, _twin)
 
-    def alerts(self, twin_id: TwinId | None = None, *, superseded: bool = False) -> list[AlertRow]:
-        """Alerts by clinical time; with ``superseded`` also those that were explained away."""
+    def alerts(
+        self, twin_id: TwinId | None = None, *, superseded: bool = False, known_at: datetime | None = None
+    ) -> list[AlertRow]:
+        """Alerts by clinical time, as they stood at a moment; with ``superseded`` also those explained away by then."""
         table = schema.alerts
         query = select(table).order_by(table.c.time, table.c.twin_id, table.c.alert_id)
         if twin_id is not None:
             query = query.where(table.c.twin_id == twin_id)
         with self._transaction(write=False) as connection:
+            position = _EVER if known_at is None else self._position(connection, known_at)
+            stands = or_(table.c.superseded_at.is_(None), table.c.superseded_at > position)
+            query = query.where(table.c.position <= position)
             if superseded:
-                ever = table.c.model_version.in_(select(schema.champions.c.model_version))
+                columns = schema.champions.c
+                ever = table.c.model_version.in_(select(columns.model_version).where(columns.position <= position))
                 query = query.where(or_(table.c.model_version == "", ever))
             else:
-                query = query.where(
-                    table.c.superseded_at.is_(None),
-                    table.c.model_version.in_(("", champion_of(connection) or "")),
-                )
-            rows = [records.alert_row(row) for row in connection.execute(query)]
+                query = query.where(stands, table.c.model_version.in_(("", champion_of(connection, position) or "")))
+            found = connection.execute(query.add_columns(stands.label("stands"))).all()
+        rows = [
+            replace(records.alert_row(row), superseded_by="") if row.stands else records.alert_row(row)
+            for row in found
+        ]
         return list(self._rows.opened(rows, self._rows.open_alert, _twin))
 
     def dead_letters(self, state: str | None = "open") -> list[DeadLetter]:
