@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
+from oncotwin.bootstrap import wiring
+from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.audit import AuditError, Head
-from oncotwin.domain.audit_verify import StoredCheckpoint, check_checkpoints
+from oncotwin.domain.audit_verify import check_checkpoints
 from oncotwin.domain.checkpoint import Checkpoint, SignedCheckpoint, make_checkpoint, read_checkpoint
+from oncotwin.domain.errors import OncotwinError
 from oncotwin.domain.merkle import Frontier
 from oncotwin.ports.audit_trail import AuditTrail, CheckpointRegistry, Signer
 from oncotwin.ports.clock import Clock
@@ -53,19 +57,28 @@ class Checkpoints:
         """Sign every chain, or those named, that has grown since its last checkpoint, and tell the registry.
 
         Raises:
-            AuditError: a chain does not go on from its last checkpoint, and is not signed; or the registry does not
-                answer: it is told the next time. StoreError: the store does not answer.
+            AuditError: a chain does not go on from its last checkpoint, and is not signed, or the registry does not
+                answer; all that can be done is done first, and the registry is told the next time. StoreError: the
+                store does not answer.
         """
         now = self._clock.now()
         self._made_at, self._n_accepted = now, 0
-        made = []
-        for institution in self._trail.institutions() if institutions is None else institutions:
-            held = self._trail.checkpoints(institution)
-            start = self._last(institution, held)
-            signed = self._trail.make_checkpoint(institution, now, self._sign_at(institution, now), start)
+        made: list[SignedCheckpoint] = []
+        failures: list[AuditError] = []
+        names = self._trail.institutions() if institutions is None else list(institutions)
+        for institution in names:
+            try:
+                start = self._last(institution)
+                signed = self._trail.make_checkpoint(institution, now, self._sign_at(institution, now), start)
+            except AuditError as error:
+                failures.append(error)
+                continue
             if signed is not None:
                 made.append(signed)
-            self._publish(institution, held, signed)
+        if self._open_registry is not None:
+            self._publish(names, self._open_registry)
+        if failures:
+            raise failures[0]
         return made
 
     def _sign_at(self, institution: str, at: datetime) -> Callable[[Head, Frontier], SignedCheckpoint]:
@@ -75,8 +88,9 @@ class Checkpoints:
 
         return sign
 
-    def _last(self, institution: str, held: list[StoredCheckpoint]) -> Checkpoint | None:
+    def _last(self, institution: str) -> Checkpoint | None:
         """The greatest checkpoint of a chain, from which its tree goes on."""
+        held = self._trail.checkpoints(institution)
         if not held:
             return None
         good, flaws = check_checkpoints(held[-1:], self._signer.trusted(), self._signer.verify)
@@ -84,18 +98,53 @@ class Checkpoints:
             raise AuditError(f"{flaws[0].message}; the chain of {institution} is not signed again before it is seen to")
         return good[0]
 
-    def _publish(self, institution: str, held: list[StoredCheckpoint], signed: SignedCheckpoint | None) -> None:
+    def _publish(self, institutions: Iterable[str], open_registry: Callable[[], CheckpointRegistry]) -> None:
         """Give the registry what it does not have yet."""
-        if self._open_registry is None:
-            return
         if self._registry is None:
-            self._registry = self._open_registry()
-        if institution not in self._kept:
-            self._kept[institution] = self._registry.sizes(institution)
-        kept = self._kept[institution]
-        ours = [
-            SignedCheckpoint(read_checkpoint(one.body), one.signature) for one in held if one.size not in kept
-        ]
-        for one in [*ours, *([] if signed is None else [signed])]:
-            self._registry.keep(one)
-            kept.add(one.checkpoint.size)
+            self._registry = open_registry()
+        for institution in institutions:
+            if institution not in self._kept:
+                self._kept[institution] = self._registry.sizes(institution)
+            kept = self._kept[institution]
+            for one in self._trail.checkpoints(institution):
+                if one.size not in kept:
+                    self._registry.keep(SignedCheckpoint(read_checkpoint(one.body), one.signature))
+                    kept.add(one.size)
+
+
+@contextmanager
+def open_checkpoints(
+    settings: Settings, announce: Callable[[str], None] | None = None
+) -> Iterator[Callable[[int], None]]:
+    """What a worker calls after each run with the events that it took in; at the end the rest is signed too.
+
+    A chain that cannot be signed, or a registry that is away, is announced and stops nobody.
+    """
+    store = wiring.open_store(settings)
+    checkpoints = checkpoints_of(settings, store.audit)
+
+    def make() -> None:
+        try:
+            checkpoints.make()
+        except OncotwinError as error:
+            if announce is not None:
+                announce(f"no checkpoint of the audit trail: {error}")
+
+    def after_run(n_accepted: int) -> None:
+        if checkpoints.is_due(n_accepted):
+            make()
+
+    try:
+        yield after_run
+        make()
+    finally:
+        store.close()
+
+
+def checkpoints_of(settings: Settings, trail: AuditTrail, *, publish: bool = True) -> Checkpoints:
+    """Signs a trail as the settings say; without ``publish`` the registry is told by whoever signs next."""
+    return Checkpoints(
+        trail, wiring.open_signer(settings), wiring.SystemClock(),
+        (lambda: wiring.open_checkpoint_registry(settings)) if publish else None,
+        settings.checkpoint_entries, settings.checkpoint_seconds,
+    )

@@ -48,7 +48,7 @@ class MlflowCheckpoints:
                     self._file.parent.mkdir(parents=True, exist_ok=True)
                 run = self._run(found.institution)
                 text = canonical_json(signed.to_dict()).decode()
-                self._client.log_text(run, text, f"{_FOLDER}/{found.size:012d}.json")
+                self._connected().log_text(run, text, f"{_FOLDER}/{found.size:012d}.json")
             except Exception as error:  # MLflow's, its server's and its disk's have no common root
                 raise _unreachable(error) from error
 
@@ -62,7 +62,7 @@ class MlflowCheckpoints:
             return set()
         with quiet():
             try:
-                files = self._client.list_artifacts(self._run(institution), _FOLDER)
+                files = self._connected().list_artifacts(self._run(institution), _FOLDER)
             except Exception as error:
                 raise _unreachable(error) from error
         return {int(Path(file.path).stem) for file in files if Path(file.path).stem.isdigit()}

@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     """How far in the future a clinical time may lie before the event is refused."""
     gap_seconds: float = Field(default=3600.0, ge=0)
     """How long numbers of a source may be missing before its institution is alerted."""
+    signing_keys: Path | None = None
+    """Folder of the institutions' signing keys and of those that are trusted; by default ``keys`` under ``home``."""
+    checkpoint_entries: int = Field(default=20_000, ge=1)
+    """Entries of the audit trail after which a worker signs its chains."""
+    checkpoint_seconds: float = Field(default=3600.0, gt=0)
+    """Longest time that a worker goes on before it signs what was added to the chains."""
 
     @classmethod
     def settings_customise_sources(
@@ -138,6 +144,11 @@ class Settings(BaseSettings):
     def keys_url(self) -> str:
         """The key store, default filled in."""
         return self.keys or f"sqlite:///{self.home / 'keys' / 'keys.sqlite'}"
+
+    @property
+    def signing_folder(self) -> Path:
+        """The folder of signing keys, default filled in."""
+        return self.signing_keys or self.home / "keys"
 
     @property
     def mlflow_uri(self) -> str:

@@ -14,8 +14,10 @@ from oncotwin.adapters.event_log import open_event_log
 from oncotwin.adapters.model_loader import load_model
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.bundle import FilterChoice, ModelBundle
+from oncotwin.domain.ids import TwinId
 from oncotwin.filters.choice import choose_filter, make_filter
 from oncotwin.models.base import TumourModel
+from oncotwin.ports.audit_trail import CheckpointRegistry, Signer
 from oncotwin.ports.event_log import EventLog
 from oncotwin.ports.key_store import KeyStore
 from oncotwin.ports.line_store import LineStore
@@ -77,6 +79,20 @@ def open_log(settings: Settings, topic: str | None = None) -> EventLog:
     return SealedLog(log, open_sealer(settings))
 
 
+def blank_log(settings: Settings, twin_id: TwinId) -> int:
+    """Take out of the embedded log what an earlier release appended of a patient unsealed; returns how many records.
+
+    A Kafka topic loses it by its retention.
+    """
+    scheme, _, folder = settings.log_url.partition(":")
+    if scheme != "embedded":
+        return 0
+    from oncotwin.adapters.embedded_log import blank_records
+    from oncotwin.adapters.sealing import MARK, is_sealed
+
+    return blank_records(folder, twin_id, MARK, is_sealed)
+
+
 def log_name(settings: Settings) -> str:
     """Name under which the store keeps the offsets of this log's topic."""
     return f"{settings.log_url}#{settings.topic}"
@@ -94,6 +110,20 @@ def open_registry(settings: Settings) -> ModelRegistry:
     from oncotwin.adapters.mlflow_registry import MlflowRegistry
 
     return MlflowRegistry(settings.mlflow_uri)
+
+
+def open_signer(settings: Settings) -> Signer:
+    """The institutions' signing keys."""
+    from oncotwin.adapters.signing import SigningKeys
+
+    return SigningKeys(settings.signing_folder)
+
+
+def open_checkpoint_registry(settings: Settings) -> CheckpointRegistry:
+    """Where checkpoints are kept besides the store."""
+    from oncotwin.adapters.mlflow_checkpoints import MlflowCheckpoints
+
+    return MlflowCheckpoints(settings.mlflow_uri)
 
 
 def worker_name(settings: Settings) -> str:

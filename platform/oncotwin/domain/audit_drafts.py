@@ -88,9 +88,7 @@ def estimate(institution: str, tag: str, version: int, model_version: str, commi
     """
     return AuditDraft(
         institution, ESTIMATE, f"{tag} {version}",
-        b'{"commitment":"%b","model":%b,"twin":"%b","version":%d}' % (
-            commitment.hex().encode(), canonical_json(model_version), tag.encode(), version
-        ),
+        b'{"commitment":"%b","model":%b}' % (commitment.hex().encode(), canonical_json(model_version)),
     )
 
 
@@ -117,6 +115,18 @@ def read(institution: str, by: str, what: str, tag: str) -> AuditDraft:
     """
     return AuditDraft(
         institution, READ, f"{tag} {what}", canonical_json({"by": by, "twin": tag, "what": what})
+    )
+
+
+def patient_erased(institution: str, tag: str, reason: str, source: str, event_id: str) -> AuditDraft:
+    """A patient's key was destroyed and the rows taken away.
+
+    Args:
+        tag: "" where the key was destroyed before; source, event_id: the event that ordered it, "" where a person did.
+    """
+    return AuditDraft(
+        institution, PATIENT_ERASED, f"{tag} erased",
+        canonical_json({"event": f"{source} {event_id}".strip(), "reason": reason, "twin": tag}),
     )
 
 

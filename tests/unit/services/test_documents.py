@@ -51,6 +51,10 @@ def test_commands_and_flags_that_are_shown_exist(document: Path) -> None:
             # Prose such as "oncotwin keeps ..." is no command; a line of code must be one.
             assert f"    oncotwin {name}" not in text and f"`oncotwin {name}" not in text, f"no command {name!r}"
             continue
+        if isinstance(command, click.Group):
+            below, _, rest = rest.strip().partition(" ")
+            command = command.get_command(context, below)
+            assert command is not None, f"{document.name}: oncotwin {name} has no command {below!r}"
         known = {option for parameter in command.params for option in parameter.opts}
         for flag in re.findall(r"(?<=\s)--[a-z-]+", rest):
             assert flag in known, f"{document.name}: oncotwin {name} has no {flag}"
