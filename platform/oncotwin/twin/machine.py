@@ -112,7 +112,8 @@ def late_task(
         if (snapshot.last is None or fold_key(item) > snapshot.last)
         and report_name(item.header) not in snapshot.reports
     ]
-    return Task(snapshot, tuple(items), since)
+    # The snapshot may be from a time when a correction still waited.
+    return Task(replace(snapshot, guarded=False), tuple(items), since)
 
 
 def perform(binding: Binding, tasks: Sequence[Task]) -> list[Outcome]:

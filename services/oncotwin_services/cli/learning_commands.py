@@ -17,6 +17,7 @@ from oncotwin.domain.amendment import Accepted, Rejection
 from oncotwin.domain.bundle import FILTERS
 from oncotwin.domain.policy import Policy
 from oncotwin.domain.validation import admit
+from oncotwin.twin.amendments import moved
 from oncotwin.twin.journal import in_force, may_be_learnt_from
 from oncotwin.twin.timeline import Item
 from oncotwin_services.cli.options import command_options
@@ -27,6 +28,8 @@ def items_of(
     settings: Settings, lines: Iterable[bytes], *, training: bool = False
 ) -> tuple[dict[str, list[Item]], list[Rejection]]:
     """Items in force of each twin, and the lines that are refused; doubled lines count once.
+
+    What was posted to the wrong patient counts for the right one.
 
     With ``training`` patients whose consent stands withdrawn are left out.
     """
@@ -43,10 +46,11 @@ def items_of(
             refused.append(item)
         else:
             by_twin[item.header.twin_id].setdefault(item.header.key, item)
+    journals = moved({twin_id: events.values() for twin_id, events in by_twin.items()})
     return {
-        twin_id: in_force(events.values(), twin_id)
-        for twin_id, events in sorted(by_twin.items())
-        if not training or may_be_learnt_from(events.values())
+        twin_id: in_force(events, twin_id)
+        for twin_id, events in sorted(journals.items())
+        if not training or may_be_learnt_from(events)
     }, refused
 
 
