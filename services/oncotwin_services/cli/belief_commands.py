@@ -2,51 +2,51 @@
 
 from __future__ import annotations
 
+import getpass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import click
 
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
-from oncotwin.domain.errors import StoreError
 from oncotwin.domain.ids import split_twin_id
 from oncotwin.domain.units import OBSERVABLES
+from oncotwin.ports.line_store import LineStore
+from oncotwin.ports.twin_store import AlertRow
 from oncotwin.twin.expectation import live_forecasts
-from oncotwin.twin.fold import Binding
-from oncotwin.twin.replay import Belief, believe, components
-from oncotwin.twin.state import digest, to_bytes
+from oncotwin.twin.recall import Check, Recollection, check, recall
+from oncotwin.twin.replay import components
 from oncotwin.twin.timeline import days, moment
+from oncotwin_flows.audit import record_reads
 from oncotwin_services.cli.options import MOMENT, command_options
-from oncotwin_services.cli.output import emit_json, emit_table
+from oncotwin_services.cli.output import emit_json, emit_table, stderr
 
 SHOWN = ("q05", "q25", "q50", "q75", "q95")
 
 
-def recall(
-    settings: Settings, patient: str, as_of: datetime | None = None, known_at: datetime | None = None,
-    *, under: str | None = None,
-) -> tuple[Binding, Belief]:
-    """A twin from its journal: up to a clinical time, as known at a moment.
+@contextmanager
+def reading(settings: Settings, patient: str, what: str) -> Iterator[LineStore]:
+    """The store for one read of a patient's data, which becomes an entry of the audit trail before it is shown.
 
     Args:
-        under: model version or alias; the one that made the twin's published state where not given.
-    Raises:
-        StoreError: nothing was known of the patient.
+        what: the command.
     """
     split_twin_id(patient)
     store = wiring.open_store(settings)
     try:
-        entries = store.journal(patient, known_at=known_at)
-        published = store.beliefs(patient, known_at=known_at)
+        yield store
+        record_reads(store.audit, [patient], reader(), what, wiring.SystemClock().now())
     finally:
         store.close()
-    if not entries:
-        when = "" if known_at is None and as_of is None else " at that time"
-        raise StoreError(f"nothing is known of patient {patient!r}{when}; see `oncotwin status`, or `oncotwin ingest`")
-    made_by = published[-1].model_version if published else "champion"
-    binding = wiring.binding(settings, under or made_by)
-    return binding, believe(binding, patient, entries, as_of)
+
+
+def reader() -> str:
+    """Who asks, as the audit trail names them: the machine's user."""
+    return f"cli:{getpass.getuser()}"
 
 
 @click.command()
@@ -60,15 +60,35 @@ def twin(
     """Show what the twin of PATIENT (<institution>/<patient>) believes.
 
     --as-of asks about a clinical day, --known-at with the knowledge of which day: together they say what was believed
-    then. `state_digest` is the SHA-256 of the canonical state: equal digests mean states equal to the bit.
+    then, under the model version that was champion then. The answer is folded from the journal again and held against
+    what was published: `state_digest`, the SHA-256 of the canonical state, must be that of the last commit by then; of
+    a clinical time in the twin's past, whose state was never published, every estimate must be. A difference is
+    reported, exit code 1.
     """
-    binding, belief = recall(settings, patient, as_of, known_at)
-    state = belief.state
-    through = state.last[0] if state.last is not None else None
-    result: dict[str, Any] = {
-        "patient": patient, "model_version": state.model_version, "data_through": through,
-        "as_of": as_of, "known_at": known_at, "n_events": state.n_folded,
-        "state_digest": digest(to_bytes(state)), "estimates": components(binding, state),
+    with reading(settings, patient, "twin") as store:
+        found = recall(store, partial(wiring.binding, settings), patient, as_of, known_at)
+        checked = check(store, found)
+        alerts = [row for row in store.alerts(patient, known_at=known_at) if as_of is None or row.time <= as_of]
+    result = _as_dict(found, checked, alerts)
+    if as_json:
+        emit_json(result)
+    else:
+        _show(found, result)
+    return _judge(checked)
+
+
+def _as_dict(found: Recollection, checked: Check, alerts: Sequence[AlertRow]) -> dict[str, Any]:
+    """All there is to tell."""
+    state, published = found.belief.state, found.published
+    return {
+        "patient": found.twin_id, "model_version": state.model_version,
+        "data_through": state.last[0] if state.last is not None else None,
+        "as_of": found.as_of, "known_at": found.known_at, "n_events": state.n_folded,
+        "state_digest": found.digest, "published": published is not None,
+        "published_at": None if published is None else published.published_at,
+        "version": None if published is None else published.version,
+        "compared": checked.what, "equal": checked.equal if checked.what != "nothing" else None,
+        "differences": list(checked.differences), "estimates": components(found.binding, state),
         "last_observed": [
             {
                 "observable": observable, "target": target, "time": moment(time), "value": value,
@@ -76,25 +96,71 @@ def twin(
             }
             for (observable, target), (time, value, censoring) in sorted(state.last_observed.items())
         ],
+        "alerts": [
+            {
+                "alert_id": row.alert_id, "time": row.time, "kind": row.kind, "severity": row.severity,
+                "message": row.message, "recommended": row.recommended,
+            }
+            for row in alerts
+        ],
+        "known": [
+            {
+                "time": entry.time, "kind": entry.kind, "source": entry.source, "id": entry.event_id,
+                "status": entry.status, "known_since": found.known_since(entry),
+            }
+            for entry in found.entries
+        ],
     }
-    if as_json:
-        emit_json(result)
-        return 0
+
+
+def _show(found: Recollection, result: dict[str, Any]) -> None:
+    """The same for people."""
+    through = result["data_through"]
     rows = [
         (model, name, q["mean"], q["sd"], q["q05"], q["q95"])
         for model, parts in result["estimates"].items()
         for name, q in parts.items()
     ]
     emit_table(
-        f"{patient} through {through:%Y-%m-%d}, model version {state.model_version}" if through else patient,
+        f"{found.twin_id} through {through:%Y-%m-%d}, model version {result['model_version']}"
+        if through else found.twin_id,
         ("model", "component", "mean", "sd", "5 %", "95 %"), rows,
     )
     emit_table(
         "last observed", ("observable", "target", "time", "value", "unit", "censoring"),
         [tuple(one.values()) for one in result["last_observed"]],
     )
+    if result["alerts"]:
+        emit_table(
+            "alerts that stood", ("time", "severity", "what was seen", "measure next"),
+            [(a["time"], a["severity"], a["message"], a["recommended"]) for a in result["alerts"]],
+        )
+    if found.known_at is not None:
+        emit_table(
+            f"{len(result['known'])} events known", ("time", "kind", "source", "id", "status", "known since"),
+            [tuple(one.values()) for one in result["known"]],
+        )
     click.echo(f"state_digest {result['state_digest']}")
-    return 0
+    if result["published"]:
+        click.echo(
+            f"published: true, version {result['version']} at {result['published_at']:%Y-%m-%d %H:%M:%S} UTC, "
+            f"{result['compared']} {'equal' if result['equal'] else 'DIFFERENT'}"
+        )
+    else:
+        click.echo("published: false, no belief of that time was kept (by an earlier release)")
+
+
+def _judge(checked: Check) -> int:
+    """0, or 1 with the differences on standard error."""
+    for difference in checked.differences:
+        stderr.print(f"[bold red]oncotwin:[/] {difference}", highlight=False, soft_wrap=True)
+    if checked.differences:
+        stderr.print(
+            "the same journal under the same model version gives the same bits on the same build and kind of "
+            "processor; elsewhere it may differ in the last digits. If this is where the stream runs, the store was "
+            "changed: `oncotwin audit verify`", highlight=False, soft_wrap=True,
+        )
+    return 1 if checked.differences else 0
 
 
 @click.command()
@@ -109,7 +175,9 @@ def forecast(patient: str, times: tuple[datetime, ...], settings: Settings, as_j
     Prints predictive quantiles in the observable's unit: half of later measurements should fall between the 25 and
     75 % columns, nine in ten between 5 and 95 %.
     """
-    binding, belief = recall(settings, patient, under="champion")
+    with reading(settings, patient, "forecast") as store:
+        found = recall(store, partial(wiring.binding, settings), patient, under="champion")
+    binding, belief = found.binding, found.belief
     rows: list[dict[str, Any]] = [
         {
             "observable": one.observable, "target": one.target, "unit": one.unit, "time": one.target_time,
