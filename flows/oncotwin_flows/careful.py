@@ -88,10 +88,6 @@ class CarefulHost:
             self._losses.clear()
         self._host.follow(version)
 
-    def follow(self, version: str) -> None:
-        """Fold under another model version from now on."""
-        self._host.follow(version)
-
     def close(self) -> None:
         """Release the host."""
         self._host.close()
