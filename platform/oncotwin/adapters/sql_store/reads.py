@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Table, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Select, Table, and_, func, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
 from oncotwin.adapters.sealing import Sealer
-from oncotwin.adapters.sql_store import records, schema
+from oncotwin.adapters.sql_store import records, schema, statements
 from oncotwin.adapters.sql_store.commit import champion_of
 from oncotwin.adapters.sql_store.database import among
 from oncotwin.adapters.sql_store.migrate import schema_version
@@ -32,8 +33,6 @@ from oncotwin.ports.twin_store import (
 
 _TWINS_AT_ONCE = 200
 """Twins whose estimates are read together when all are read: no transaction stays open while they are used."""
-_EVER = 2**62
-"""A commit position that will not be reached."""
 _COUNTED = ("twins", "journal", "snapshots", "estimates", "alerts", "dead_letters", "outbox", "commits", "gaps")
 
 
@@ -151,30 +150,15 @@ class SqlReads:
         self, twin_ids: Sequence[TwinId], before: datetime | None = None, *, model_version: str | None = None
     ) -> dict[TwinId, SnapshotRow]:
         """The latest snapshot of each twin, strictly before a clinical time."""
-        table = schema.snapshots
-        inner = table.alias("newest")
-        newest = select(inner.c.time, inner.c.n_folded, inner.c.position).where(
-            inner.c.twin_id == schema.twins.c.twin_id, inner.c.superseded_at.is_(None)
-        )
-        if before is not None:
-            newest = newest.where(inner.c.time < schema.to_us(before))
         with self._transaction(write=False) as connection:
             line = model_version if model_version is not None else champion_of(connection) or ""
-            newest = (
-                newest.where(inner.c.model_version == line)
-                .order_by(inner.c.time.desc(), inner.c.n_folded.desc(), inner.c.position.desc())
-                .limit(1)
-            )
-            key = tuple_(table.c.time, table.c.n_folded, table.c.position)
-            query = (
-                select(table)
-                .join(schema.twins, schema.twins.c.twin_id == table.c.twin_id)
-                .where(
-                    among(connection, schema.twins.c.twin_id, twin_ids), key == newest.scalar_subquery(),
-                    table.c.model_version == line,
-                )
-            )
-            rows = [records.snapshot_row(row) for row in connection.execute(query)]
+            if len(twin_ids) == 1:
+                moment = statements.EVER if before is None else schema.to_us(before)
+                values = {"twin_id": twin_ids[0], "line": line, "before": moment}
+                found = connection.execute(statements.NEWEST_SNAPSHOT, values).all()
+            else:
+                found = connection.execute(_newest_snapshots(connection, twin_ids, before, line)).all()
+        rows = map(records.snapshot_row, found)
         return {row.twin_id: row for row in self._rows.opened(rows, self._rows.open_snapshot, _twin)}
 
     def beliefs(self, twin_id: TwinId, *, known_at: datetime | None = None) -> list[BeliefRow]:
@@ -250,7 +234,7 @@ class SqlReads:
         if twin_id is not None:
             query = query.where(table.c.twin_id == twin_id)
         with self._transaction(write=False) as connection:
-            position = _EVER if known_at is None else self._position(connection, known_at)
+            position = statements.EVER if known_at is None else self._position(connection, known_at)
             stands = or_(table.c.superseded_at.is_(None), table.c.superseded_at > position)
             query = query.where(table.c.position <= position)
             if superseded:
@@ -307,6 +291,29 @@ class SqlReads:
         """Release connections, those of the keys too."""
         self._engine.dispose()
         self._sealer.close()
+
+
+def _newest_snapshots(
+    connection: Connection, twin_ids: Sequence[TwinId], before: datetime | None, line: str
+) -> Select[Any]:
+    """The latest snapshot of each of many twins."""
+    table = schema.snapshots
+    inner = table.alias("newest")
+    newest = select(inner.c.time, inner.c.n_folded, inner.c.position).where(
+        inner.c.twin_id == schema.twins.c.twin_id, inner.c.superseded_at.is_(None), inner.c.model_version == line
+    )
+    if before is not None:
+        newest = newest.where(inner.c.time < schema.to_us(before))
+    newest = newest.order_by(inner.c.time.desc(), inner.c.n_folded.desc(), inner.c.position.desc()).limit(1)
+    key = tuple_(table.c.time, table.c.n_folded, table.c.position)
+    return (
+        select(table)
+        .join(schema.twins, schema.twins.c.twin_id == table.c.twin_id)
+        .where(
+            among(connection, schema.twins.c.twin_id, twin_ids), key == newest.scalar_subquery(),
+            table.c.model_version == line,
+        )
+    )
 
 
 def _twin(row: JournalEntry | SnapshotRow | EstimateRow | AlertRow | BeliefRow) -> TwinId:
