@@ -15,7 +15,7 @@ from oncotwin.twin.fold import Binding, Effects, advance
 from oncotwin.twin.journal import fold_key, in_force, needs_guard, report_name, rewind_time
 from oncotwin.twin.snapshots import next_kept
 from oncotwin.twin.state import TwinState
-from oncotwin.twin.timeline import Item
+from oncotwin.twin.timeline import Item, moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +143,22 @@ def perform(binding: Binding, tasks: Sequence[Task]) -> list[Outcome]:
     return [
         Outcome(
             (*kept[i], states[i]),
-            Effects(
-                tuple(e for effects in estimates[i] for e in effects.estimates),
-                tuple(a for effects in estimates[i] for a in effects.alerts),
-            ),
+            _new_effects(estimates[i], task.rewound_to),
             task.rewound_to,
         )
         for i, task in enumerate(tasks)
     ]
+
+
+def _new_effects(folded: Sequence[Effects], since: datetime | None) -> Effects:
+    """What a fold is to write down; what lies before the time from which it takes beliefs back stands already."""
+    estimates = tuple(e for effects in folded for e in effects.estimates)
+    alerts = tuple(a for effects in folded for a in effects.alerts)
+    if since is None:
+        return Effects(estimates, alerts)
+    return Effects(
+        tuple(e for e in estimates if moment(e.time) >= since), tuple(a for a in alerts if moment(a.time) >= since)
+    )
 
 
 def handle(binding: Binding, state: TwinState, event: Accepted) -> tuple[TwinState, Effects]:
