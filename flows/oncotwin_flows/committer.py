@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_host import Delivery, Folded
-from oncotwin.ports.twin_store import CommitGroup, JournalEntry, TwinCommit, TwinStore
+from oncotwin.ports.twin_store import AlertRow, CommitGroup, JournalEntry, TwinCommit, TwinStore
 from oncotwin_flows.groups import Group, Tally
 from oncotwin_flows.outgoing import outbox_rows
 from oncotwin_flows.refusals import poisoned
@@ -81,7 +81,7 @@ class Committer:
         self._store.commit(
             CommitGroup(
                 log_name=self._log_name, offsets=group.offsets, lease_epochs=group.epochs, twins=tuple(twins),
-                dead_letters=tuple(dead_letters), outbox=outbox_rows(twins, dead_letters, now),
+                dead_letters=tuple(dead_letters), outbox=outbox_rows(twins, dead_letters, now, self._standing(twins)),
                 sources=group.sources, committed_at=now,
             )
         )
@@ -91,6 +91,11 @@ class Committer:
             n_estimates=sum(len(one.estimates) for one in folded), n_alerts=sum(len(one.alerts) for one in folded),
             n_commits=1, fold_wait_s=waited - begun, commit_s=self._clock.monotonic() - waited,
         )
+
+    def _standing(self, twins: Sequence[TwinCommit]) -> list[AlertRow]:
+        """Alerts of the twins that fold again: what these do not raise again is explained away by this commit."""
+        rewound = [twin.twin_id for twin in twins if twin.rewound_to is not None]
+        return self._store.alerts(rewound) if rewound else []
 
     def _twin_commit(self, delivery: Delivery, one: Folded, entries: Sequence[JournalEntry]) -> TwinCommit:
         return TwinCommit(

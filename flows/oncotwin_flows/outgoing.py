@@ -36,16 +36,28 @@ def institution_alert(alert: AlertRow, now: datetime) -> OutboxRow:
 
 
 def outbox_rows(
-    twins: Sequence[TwinCommit], dead_letters: Sequence[DeadLetter], now: datetime
+    twins: Sequence[TwinCommit], dead_letters: Sequence[DeadLetter], now: datetime, standing: Sequence[AlertRow] = ()
 ) -> tuple[OutboxRow, ...]:
     """The latest estimate of each twin of a commit group, its alerts, and what was refused.
 
     A message's id holds the twin's version, which is committed once: sent again it is the same, and a state or an alert
     that comes back after it had been taken back is told of again. The estimate is null where a fold that started again
     has none left.
+
+    Args:
+        standing: alerts in force of the twins that fold again; of those that do not come back it is told that they are
+            explained away, and by which event.
     """
     rows: list[OutboxRow] = []
     recorded = now.isoformat()
+    by_twin = {one.twin_id: one for one in twins if one.rewound_to is not None}
+    for alert in standing:
+        one = by_twin[alert.twin_id]
+        if one.rewound_to is None or alert.time < one.rewound_to or alert.alert_id in {a.alert_id for a in one.alerts}:
+            continue
+        value = _with(alert.body, model_version=one.model_version, superseded_by=one.rewound_by)
+        key = f"{alert.alert_id}:{one.new_version}:superseded"
+        rows.append(_row(ALERTED, key, one.twin_id, alert.time, value, recorded))
     for one in twins:
         present = one.snapshots[-1]
         if one.estimates or one.rewound_to is not None:

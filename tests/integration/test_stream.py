@@ -408,3 +408,14 @@ def test_a_second_worker_gets_its_share_and_both_together_do_all(site: Site) -> 
         for worker in workers:
             worker.release()
     assert digests(site) == replayed(site)
+
+
+def test_an_alert_that_is_explained_away_is_told_of_again(site: Site) -> None:
+    visits = [diameter(f"m{i}", 30 * i, 20) for i in range(12)]
+    for part in ([*visits, diameter("jump", 400, 90)], [correction("c", 800, "jump", "retract")]):
+        site.log.append([_record(line) for line in part])
+        site.work()
+    gone = {alert.alert_id for alert in site.store.alerts(superseded=True) if alert.superseded_by}
+    told = [json.loads(row.value) for _, row in site.store.pending_outbox(100) if row.topic == "twin.alerted"]
+    words = [message.get("superseded_by", "") for message in told if message["alert_id"] in gone]
+    assert gone and words == [""] * len(gone) + ["urn:oncotwin:H1:ris c"] * len(gone)

@@ -14,6 +14,8 @@ from typing import Literal, Protocol
 
 from oncotwin.domain.header import Status, TimePrecision
 from oncotwin.domain.ids import EventKey, TwinId
+from oncotwin.ports.audit_trail import AuditTrail
+from oncotwin.ports.erasure import Erasures
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +285,10 @@ class TwinStore(Protocol):
         """Content hash of those keys that are in the journal."""
         ...
 
+    def erased(self, twin_ids: Sequence[TwinId]) -> frozenset[TwinId]:
+        """Those of the patients who were erased: nothing of them is taken in again."""
+        ...
+
     def register_twins(self, twin_ids: Sequence[TwinId]) -> dict[TwinId, int]:
         """Ordinal of each twin, given at its first registration and kept."""
         ...
@@ -337,7 +343,8 @@ class TwinStore(Protocol):
         ...
 
     def alerts(
-        self, twin_id: TwinId | None = None, *, superseded: bool = False, known_at: datetime | None = None
+        self, twins: TwinId | Sequence[TwinId] | None = None, *, superseded: bool = False,
+        known_at: datetime | None = None,
     ) -> list[AlertRow]:
         """Alerts by clinical time, as they stood at a moment; with ``superseded`` also those explained away by then."""
         ...
@@ -401,6 +408,16 @@ class TwinStore(Protocol):
 
     def counts(self) -> dict[str, int]:
         """Rows of each table, for ``oncotwin status``."""
+        ...
+
+    @property
+    def erasures(self) -> Erasures:
+        """Tombstones, and what an erasure must find."""
+        ...
+
+    @property
+    def audit(self) -> AuditTrail:
+        """The audit trail, which lies beside what it tells of."""
         ...
 
     def close(self) -> None:

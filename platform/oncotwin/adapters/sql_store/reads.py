@@ -16,7 +16,7 @@ from oncotwin.adapters.sql_store import records, schema, statements
 from oncotwin.adapters.sql_store.commit import champion_of
 from oncotwin.adapters.sql_store.database import among
 from oncotwin.adapters.sql_store.migrate import schema_version
-from oncotwin.adapters.sql_store.sealed_rows import RowSealer
+from oncotwin.adapters.sql_store.sealed_rows import ERASED_KIND, RowSealer
 from oncotwin.domain.errors import StoreUnavailableError
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.ports.key_store import INSTALLATION
@@ -91,6 +91,13 @@ class SqlReads:
     def intake_known(self, keys: Sequence[EventKey]) -> dict[EventKey, str]:
         """Content hash of those keys that an intake has appended to the log."""
         return self._hashes(schema.intake, keys)
+
+    def erased(self, twin_ids: Sequence[TwinId]) -> frozenset[TwinId]:
+        """Those of the patients who were erased, by a tombstone here or by a destroyed key."""
+        column = schema.tombstones.c.twin_id
+        with self._transaction(write=False) as connection:
+            found = set(connection.scalars(select(column).where(among(connection, column, twin_ids))))
+        return frozenset(found | {twin_id for twin_id in twin_ids if self._rows.erased(twin_id)})
 
     def _ordinals(self, twin_ids: Sequence[TwinId]) -> dict[TwinId, int]:
         columns = schema.twins.c
@@ -181,7 +188,7 @@ class SqlReads:
     ) -> list[JournalEntry]:
         """A twin's journal by clinical time, source, id: from a clinical time on, as known at a moment."""
         table = schema.journal
-        query = select(table).where(table.c.twin_id == twin_id)
+        query = select(table).where(table.c.twin_id == twin_id, table.c.kind != ERASED_KIND)
         if since is not None:
             query = query.where(or_(table.c.time >= schema.to_us(since), table.c.supersedes_source.is_not(None)))
         with self._transaction(write=False) as connection:
@@ -217,23 +224,27 @@ class SqlReads:
         table = schema.estimates
         twin_ids = [twin_id] if twin_id is not None else sorted(self.twin_heads())
         query = select(table).order_by(table.c.twin_id, table.c.time, table.c.position, table.c.row)
+        ever = table.c.model_version.in_(select(schema.champions.c.model_version))
+        with self._transaction(write=False) as connection:
+            # Said once for all twins: a version that is promoted meanwhile does not mix with the one before.
+            condition = ever if superseded else self._in_force(connection, table, known_at)
         for begin in range(0, len(twin_ids), _TWINS_AT_ONCE):
             with self._transaction(write=False) as connection:
                 chosen = among(connection, table.c.twin_id, twin_ids[begin : begin + _TWINS_AT_ONCE])
-                ever = table.c.model_version.in_(select(schema.champions.c.model_version))
-                condition = ever if superseded else self._in_force(connection, table, known_at)
                 rows = connection.execute(query.where(chosen, condition)).all()
             yield from self._rows.opened(map(records.estimate_row, rows), self._rows.open_estimate, _twin)
 
     def alerts(
-        self, twin_id: TwinId | None = None, *, superseded: bool = False, known_at: datetime | None = None
+        self, twins: TwinId | Sequence[TwinId] | None = None, *, superseded: bool = False,
+        known_at: datetime | None = None,
     ) -> list[AlertRow]:
         """Alerts by clinical time, as they stood at a moment; with ``superseded`` also those explained away by then."""
         table = schema.alerts
         query = select(table).order_by(table.c.time, table.c.twin_id, table.c.alert_id)
-        if twin_id is not None:
-            query = query.where(table.c.twin_id == twin_id)
         with self._transaction(write=False) as connection:
+            if twins is not None:
+                ids = [twins] if isinstance(twins, str) else twins
+                query = query.where(among(connection, table.c.twin_id, ids))
             position = statements.EVER if known_at is None else self._position(connection, known_at)
             stands = or_(table.c.superseded_at.is_(None), table.c.superseded_at > position)
             query = query.where(table.c.position <= position)
