@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
 
@@ -23,7 +23,7 @@ class IntakeReport:
     """What became of the lines.
 
     Attributes:
-        rejections: (line number from 1, the letter) of each refused line.
+        rejections: (line number from 1, the letter without its bytes) of each refused line.
     """
 
     n_accepted: int = 0
@@ -45,13 +45,20 @@ class Intake:
 
     A line is appended first and remembered after: where the machine dies between the two, the line is appended twice
     and the worker drops the double by its key.
+
+    Args:
+        make_room: called with a number of lines before they are taken; returns when there is room for them.
     """
 
-    def __init__(self, log: EventLog, store: TwinStore, clock: Clock, rules: IntakeRules) -> None:
+    def __init__(
+        self, log: EventLog, store: TwinStore, clock: Clock, rules: IntakeRules,
+        make_room: Callable[[int], None] = lambda n: None,
+    ) -> None:
         self._log = log
         self._store = store
         self._clock = clock
         self._rules = rules
+        self._make_room = make_room
 
     def ingest(
         self, lines: Iterable[bytes], on_progress: Callable[[int], None] | None = None, chunk: int = 1_000
@@ -64,6 +71,7 @@ class Intake:
         report = IntakeReport()
         sources = {**self._store.sources(), **self._rules.sources}
         for numbered in _chunks(lines, chunk):
+            self._make_room(len(numbered))
             self._take(numbered, sources, report)
             if on_progress is not None:
                 on_progress(len(numbered))
@@ -103,7 +111,9 @@ class Intake:
         self._store.intake_record(hashes, twin_ids)
         self._store.add_dead_letters([letter for _, letter in refused])
         report.n_accepted += len(fresh)
-        report.rejections.extend(sorted(refused, key=lambda pair: pair[0]))
+        # The store has the bytes: a report over a year's stream is not to hold them too.
+        told = [(number, replace(letter, raw=b"")) for number, letter in refused]
+        report.rejections.extend(sorted(told, key=lambda pair: pair[0]))
 
 
 def _chunks(lines: Iterable[bytes], size: int) -> Iterator[list[tuple[int, bytes]]]:
