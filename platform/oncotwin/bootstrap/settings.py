@@ -82,6 +82,10 @@ class Settings(BaseSettings):
     """How far in the future a clinical time may lie before the event is refused."""
     gap_seconds: float = Field(default=3600.0, ge=0)
     """How long numbers of a source may be missing before its institution is alerted."""
+    max_lag_events: int = Field(default=100_000, ge=0)
+    """How far the log may be ahead of the store before an intake waits; 0 for no bound."""
+    lag_seconds: float = Field(default=300.0, gt=0)
+    """How long the lag may fail to shrink before somebody is told."""
     signing_keys: Path | None = None
     """Folder of the institutions' signing keys and of those that are trusted; by default ``keys`` under ``home``."""
     checkpoint_entries: int = Field(default=20_000, ge=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -20,6 +21,7 @@ from oncotwin.models.base import TumourModel
 from oncotwin.ports.audit_trail import CheckpointRegistry, Signer
 from oncotwin.ports.event_log import EventLog
 from oncotwin.ports.key_store import KeyStore
+from oncotwin.ports.lag_book import LagBook
 from oncotwin.ports.line_store import LineStore
 from oncotwin.ports.model_registry import ModelRegistry
 from oncotwin.ports.twin_host import TwinHost
@@ -187,6 +189,22 @@ def history(store: TwinStore, version: str) -> History:
         snapshots=lambda twin_ids, before: store.latest_snapshots(twin_ids, before, model_version=version),
         decode=decode, close=store.close,
     )
+
+
+def open_lag_book(settings: Settings) -> LagBook:
+    """Where it is written down since when the lag has not shrunk; the store must have this release's schema."""
+    from oncotwin.adapters.sql_store.lag_book import open_lag_book as open_book
+
+    return open_book(settings.store_url)
+
+
+def lag_gauge(settings: Settings) -> Callable[[int], None]:
+    """Shows the lag as a metric, where there is Ray to show it."""
+    if settings.ray == "in-process":
+        return lambda lag: None
+    from oncotwin.adapters.ray_lag import lag_gauge as ray_gauge
+
+    return ray_gauge()
 
 
 @dataclass(frozen=True)

@@ -65,15 +65,22 @@ def ingest(events: Path, settings: Settings, as_json: bool) -> int:
     """Validate EVENTS (JSON lines, or - for standard input) and append them to the log.
 
     A line that was sent before is counted as a duplicate; a line that is refused is kept with its bytes and the
-    reason (`oncotwin rejected`). Exit code 1 when any line was refused.
+    reason (`oncotwin rejected`). Where the log is too far ahead of the store (`max_lag_events`) it waits until
+    `oncotwin work` has caught up. Exit code 1 when any line was refused.
     """
     from oncotwin_flows.intake import Intake, IntakeRules
+    from oncotwin_flows.lag import LagLimit
 
     rules = IntakeRules(wiring.clock_skew(settings), tuple(settings.arrays), settings.sources)
+    clock = wiring.SystemClock()
     store, log = wiring.open_store(settings), wiring.open_log(settings)
+    limit = LagLimit(log, store, clock, wiring.log_name(settings), settings.max_lag_events, stderr.print)
     try:
         with click.open_file(str(events), "rb") as lines, progress("ingesting", None) as advance:
-            report = Intake(log, store, wiring.SystemClock(), rules).ingest(lines, advance)
+            report = Intake(log, store, clock, rules, limit.wait).ingest(lines, advance)
+    except KeyboardInterrupt:
+        stderr.print("stopped; ingest the same events again: those that were taken are counted as duplicates")
+        return 1
     finally:
         log.close()
         store.close()
@@ -129,9 +136,14 @@ def rejected(
             log = wiring.open_log(settings)
             try:
                 from oncotwin_flows.intake import Intake, IntakeRules
+                from oncotwin_flows.lag import LagLimit
 
                 rules = IntakeRules(wiring.clock_skew(settings), tuple(settings.arrays), settings.sources)
-                intake = Intake(log, store, wiring.SystemClock(), rules)
+                clock = wiring.SystemClock()
+                limit = LagLimit(
+                    log, store, clock, wiring.log_name(settings), settings.max_lag_events, stderr.print
+                )
+                intake = Intake(log, store, clock, rules, limit.wait)
                 lines = None if mended is None else mended.read_bytes().splitlines()
                 done = resubmit_letters(store, intake, letters, lines)
             finally:

@@ -36,16 +36,23 @@ def work(until_idle: bool, settings: Settings, as_json: bool) -> int:
 @click.command()
 @command_options
 def status(settings: Settings, as_json: bool) -> int:
-    """Show where things live, how far the log has been read, and what the store holds."""
+    """Show where things live, how far the log has been read, and what the store holds.
+
+    `stalled_since`: from when on the lag has not shrunk, where that is longer than `lag_seconds`.
+    """
+    from oncotwin_flows.lag import open_watch
+
+    with open_watch(settings) as watch:
+        measured = watch.look()
+        stalled_since = measured.since if watch.is_stalled(measured) else None
     store, log = wiring.open_store(settings), wiring.open_log(settings)
     try:
         ends, begins = log.end_offsets(), log.begin_offsets()
-        read = store.offsets(wiring.log_name(settings))
-        lag = sum(end - read.get(p, begins.get(p, 0)) for p, end in ends.items())
         result = {
             "log": settings.log_url, "store": _without_password(settings.store_url), "mlflow": settings.mlflow_uri,
             "ray": settings.ray, "twins_per_actor": settings.twins_per_actor, "partitions": len(ends),
-            "events_in_log": sum(end - begins.get(p, 0) for p, end in ends.items()), "lag": lag,
+            "events_in_log": sum(end - begins.get(p, 0) for p, end in ends.items()), "lag": measured.lag,
+            "stalled_since": stalled_since,
             "champion": wiring.load_bundle(settings, "champion")[0], **store.counts(),
         }
     finally:
