@@ -8,6 +8,7 @@ from datetime import datetime
 
 import numpy as np
 
+from oncotwin.domain.amendment import Accepted
 from oncotwin.domain.ids import TwinId
 from oncotwin.models.base import component_names
 from oncotwin.ports.twin_store import JournalEntry
@@ -40,13 +41,28 @@ def believe(
     The same kernels, order and seeds as of the live twin: where the same events are in view the state is equal to the
     bit. Corrections count whatever their own time: it says nothing of the time that they correct.
     """
-    accepted = [decode(entry) for entry in entries if entry.kind not in NOT_FOLDED]
-    items = tuple(
-        item for item in in_force(accepted, twin_id) if as_of is None or item.header.time <= as_of
-    )
-    start = TwinState(twin_id, binding.version, guarded=needs_guard(accepted))
-    [outcome] = perform(binding, [Task(start, items)])
-    return Belief(outcome.states[-1], items, outcome.effects)
+    [belief] = believe_each(binding, twin_id, [read_journal(entries)], as_of)
+    return belief
+
+
+def read_journal(entries: Sequence[JournalEntry]) -> list[Accepted]:
+    """The events of a journal that may move the twin."""
+    return [decode(entry) for entry in entries if entry.kind not in NOT_FOLDED]
+
+
+def believe_each(
+    binding: Binding, twin_id: TwinId, journals: Sequence[Sequence[Accepted]], as_of: datetime | None = None
+) -> list[Belief]:
+    """Fold several journals of one patient, each from the beginning, in one batch (`believe`)."""
+    tasks = []
+    for accepted in journals:
+        items = tuple(item for item in in_force(accepted, twin_id) if as_of is None or item.header.time <= as_of)
+        tasks.append(Task(TwinState(twin_id, binding.version, guarded=needs_guard(accepted)), items))
+    outcomes = perform(binding, tasks)
+    return [
+        Belief(outcome.states[-1], tuple(task.items), outcome.effects)
+        for task, outcome in zip(tasks, outcomes, strict=True)
+    ]
 
 
 def components(binding: Binding, state: TwinState) -> dict[str, dict[str, dict[str, float]]]:

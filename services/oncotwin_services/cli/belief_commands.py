@@ -74,7 +74,7 @@ def twin(
         emit_json(result)
     else:
         _show(found, result)
-    return _judge(checked)
+    return judge(checked)
 
 
 def _as_dict(found: Recollection, checked: Check, alerts: Sequence[AlertRow]) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _show(found: Recollection, result: dict[str, Any]) -> None:
         click.echo("published: false, no belief of that time was kept (by an earlier release)")
 
 
-def _judge(checked: Check) -> int:
+def judge(checked: Check) -> int:
     """0, or 1 with the differences on standard error."""
     for difference in checked.differences:
         stderr.print(f"[bold red]oncotwin:[/] {difference}", highlight=False, soft_wrap=True)
