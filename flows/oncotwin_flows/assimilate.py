@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
@@ -11,8 +11,13 @@ from typing import Any
 
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
+from oncotwin_flows.careful import CarefulHost
+from oncotwin_flows.checkpoints import open_checkpoints
+from oncotwin_flows.erase import ErasureReport, make_eraser
 from oncotwin_flows.gaps import GapWatch
 from oncotwin_flows.groups import Bounds, Tally
+from oncotwin_flows.lag import watching
+from oncotwin_flows.promote import champion_at_start
 from oncotwin_flows.relay import Relay
 from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task
 from oncotwin_flows.worker import Worker, WorkerSettings
@@ -58,12 +63,15 @@ def open_worker(
     announce: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[Worker, GapWatch, Relay]]:
     """A worker with its log, store and host, the watch for gaps, and the relay; all closed again at the end."""
-    version = wiring.load_bundle(settings, "champion")[0]
     store, log = wiring.open_store(settings), wiring.open_log(settings)
-    host = wiring.open_host(settings, version)
-    relay = Relay(store, lambda topic: wiring.open_log(settings, topic))
+    version = champion_at_start(settings, store, announce)
     clock = wiring.SystemClock()
+    host = CarefulHost(wiring.open_host(settings, version), clock, announce)
+    relay = Relay(store, lambda topic: wiring.open_log(settings, topic))
     watch = GapWatch(store, clock, timedelta(seconds=settings.gap_seconds))
+    keys = wiring.open_keys(settings)
+    eraser = make_eraser(settings, store, keys, clock)
+    _tell(eraser.resume(), announce)
     worker = Worker(
         log, store, host, clock,
         WorkerSettings(
@@ -72,6 +80,7 @@ def open_worker(
             array_stores=tuple(settings.arrays), sources=settings.sources,
         ),
         on_progress, None if announce is None else lambda error: announce(f"begun again: {error}"),
+        erase=lambda: _tell(eraser.carry_out(), announce),
     )
     try:
         yield worker, watch, relay
@@ -80,7 +89,18 @@ def open_worker(
         relay.close()
         host.close()
         log.close()
+        keys.close()
         store.close()
+
+
+def _tell(reports: Sequence[ErasureReport], announce: Callable[[str], None] | None) -> int:
+    """Say who was erased and what is left to do; returns how many."""
+    if announce is not None:
+        for report in reports:
+            announce(f"erased: {report.twin_id}")
+            for problem in report.problems:
+                announce(f"erasure of {report.twin_id} is not finished: {problem}")
+    return len(reports)
 
 
 def run_worker(
@@ -94,7 +114,10 @@ def run_worker(
     """
     n_runs, n_published, total = 0, 0, Tally()
     begun = time.monotonic()
-    with quick_flows(), open_worker(settings, on_progress, announce) as (worker, watch, relay):
+    with (
+        quick_flows(), open_worker(settings, on_progress, announce) as (worker, watch, relay),
+        open_checkpoints(settings, announce) as after_run, watching(settings, announce),
+    ):
         if announce is not None and (url := dashboard(settings)):
             announce(f"Ray dashboard: {url}")
         try:
@@ -104,6 +127,7 @@ def run_worker(
                 n_published += published
                 total.add(tally)
                 total.partitions = tally.partitions
+                after_run(tally.n_accepted)
                 if until_idle and tally.n_read == 0:
                     break
                 if tally.n_read == 0:

@@ -12,7 +12,9 @@ from oncotwin.adapters.sql_store.backup import Bar, Manifest, no_bar, write_back
 from oncotwin.adapters.sql_store.restore import restore_backup
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
-from oncotwin.domain.errors import LogError, ModelError
+from oncotwin.domain.errors import LogError, ModelError, StoreError
+from oncotwin.domain.ids import TwinId
+from oncotwin_flows.erase import make_eraser
 
 
 def back_up(settings: Settings, folder: Path, bar: Bar = no_bar) -> dict[str, Any]:
@@ -39,11 +41,29 @@ def restore(settings: Settings, folder: Path, bar: Bar = no_bar) -> dict[str, An
     manifest = restore_backup(settings.store_url, folder, bar)
     n_behind, attention = _rest_of_the_log(settings, manifest)
     attention += _missing_models(settings, manifest)
+    erased, problems = _erase_again(settings)
     return {
         "folder": str(folder), "store": _shown(settings), **_described(manifest), "events_to_replay": n_behind,
-        "attention": attention,
+        "erased_again": erased, "attention": attention + problems,
         "next": "`oncotwin work` reads the log from where the backup stood, to the same state as before",
     }
+
+
+def _erase_again(settings: Settings) -> tuple[list[TwinId], list[str]]:
+    """Take out who was erased since the backup was made; and whether the keys at hand open what it holds."""
+    store, keys = wiring.open_store(settings), wiring.open_keys(settings)
+    try:
+        reports = make_eraser(settings, store, keys, wiring.SystemClock()).resume()
+        problems = [problem for report in reports for problem in report.problems]
+        for twin_id in list(store.twin_heads())[:1]:
+            try:
+                store.journal(twin_id)
+            except StoreError as error:
+                problems.append(str(error))
+        return [report.twin_id for report in reports], problems
+    finally:
+        keys.close()
+        store.close()
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:

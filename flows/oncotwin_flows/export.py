@@ -18,7 +18,9 @@ from oncotwin.domain.ids import split_twin_id
 from oncotwin.ports.twin_store import TwinStore
 from oncotwin.twin.expectation import HORIZONS_DAYS, live_forecasts
 from oncotwin.twin.replay import believe
+from oncotwin_flows.erase import drop_from_export
 
+TABLES = ("estimates", "innovations", "forecasts")
 _CHUNK = 50_000
 
 
@@ -53,14 +55,20 @@ class _Rows:
 def export_history(settings: Settings, folder: Path, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
     """Write the tables ``estimates``, ``innovations`` and ``forecasts`` anew.
 
+    The folder is noted in the store before anything is written to it, so that erasing a patient finds it; who is erased
+    meanwhile is taken out at the end.
+
     Returns:
         Rows of each table and the folder.
     """
+    folder = folder.absolute()
     history = ParquetHistory(folder)
     estimates, innovations = _Rows(history, "estimates"), _Rows(history, "innovations")
     forecasts = _Rows(history, "forecasts")
     store = wiring.open_store(settings)
+    twin_ids = sorted(store.twin_heads())
     try:
+        store.erasures.record_export(str(folder), TABLES, wiring.SystemClock().now())
         for row in store.estimates():
             institution, patient = split_twin_id(row.twin_id)
             body = json.loads(row.body)
@@ -76,10 +84,12 @@ def export_history(settings: Settings, folder: Path, progress: Callable[[int], N
             if progress is not None:
                 progress(1)
         _write_forecasts(settings, store, forecasts, progress)
+        for table in (estimates, innovations, forecasts):
+            table.flush()
+        for twin_id in sorted(store.erased(twin_ids)):
+            drop_from_export(folder, TABLES, twin_id)
     finally:
         store.close()
-    for table in (estimates, innovations, forecasts):
-        table.flush()
     return {
         "folder": str(folder), "estimates": estimates.n, "innovations": innovations.n, "forecasts": forecasts.n,
         "horizons_days": list(HORIZONS_DAYS),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
 
-from oncotwin.domain.amendment import Rejection
+from oncotwin.domain.amendment import Accepted, Erasure, Rejection
 from oncotwin.domain.envelope import Event
 from oncotwin.domain.events import encode_record
 from oncotwin.domain.ids import EventKey, TwinId
@@ -15,7 +15,7 @@ from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.event_log import EventLog, NewRecord
 from oncotwin.ports.twin_store import DeadLetter, TwinStore
-from oncotwin_flows.refusals import conflict, dead_letter
+from oncotwin_flows.refusals import conflict, dead_letter, key_of, of_erased, subject_of
 
 
 @dataclass(slots=True)
@@ -82,15 +82,25 @@ class Intake:
         policy = Policy(self._clock.now(), sources, rules.array_stores, rules.clock_skew)
         good: list[tuple[int, Event, EventKey, str]] = []
         refused: list[tuple[int, DeadLetter]] = []
+        judged: list[tuple[int, bytes, Event | None, Accepted | Rejection]] = []
         for number, line in numbered:
             event, item = admit(line, (), policy)
-            if isinstance(item, Rejection):
+            judged.append((number, line, event, item))
+            if not isinstance(item, Rejection):
+                # Binds a new source for the rest of this call; the store learns it with the worker's commit.
+                sources.setdefault(item.header.source, item.header.institution)
+        erased = self._store.erased(sorted({one for *_, item in judged if (one := subject_of(item)) is not None}))
+        for number, line, event, item in judged:
+            if subject_of(item) in erased:
+                if isinstance(item, Erasure):
+                    report.n_duplicates += 1
+                else:
+                    refused.append((number, of_erased(key_of(item), line, policy.now)))
+            elif isinstance(item, Rejection):
                 refused.append((number, dead_letter(item, policy.now)))
-                continue
-            assert event is not None
-            # Binds a new source for the rest of this call; the store learns it with the worker's commit.
-            sources.setdefault(item.header.source, item.header.institution)
-            good.append((number, event, item.header.key, item.header.content_hash))
+            else:
+                assert event is not None
+                good.append((number, event, item.header.key, item.header.content_hash))
         known = self._store.known([key for _, _, key, _ in good])
         known.update(self._store.intake_known([key for _, _, key, _ in good]))
         fresh: list[NewRecord] = []

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime
 
-from oncotwin.domain.amendment import Rejection
+from oncotwin.domain.amendment import Accepted, Rejection
 from oncotwin.domain.envelope import Event
+from oncotwin.domain.errors import EventError
 from oncotwin.domain.events import encode_line
-from oncotwin.domain.ids import EventKey
+from oncotwin.domain.ids import NAME_PATTERN, EventKey, TwinId, split_twin_id
 from oncotwin.ports.twin_store import DeadLetter, JournalEntry
+
+_SUBJECT = re.compile(rb"""subject["']?\s*[:=]\s*["']?(%b/%b)""" % ((NAME_PATTERN.encode(),) * 2))
+
+PATIENT_ERASED = "patient_erased"
+"""Reason of refusal of whatever comes of a patient who was erased."""
 
 
 def dead_letter(rejection: Rejection, received_at: datetime) -> DeadLetter:
@@ -22,8 +29,46 @@ def dead_letter(rejection: Rejection, received_at: datetime) -> DeadLetter:
     return DeadLetter(
         rejection_id=hashlib.sha256(rejection.reason_code.encode() + b"\x00" + raw).hexdigest()[:32],
         reason_code=rejection.reason_code, reason=rejection.reason, where=rejection.where, remedy=rejection.remedy,
-        raw=raw, twin_id=rejection.twin_id, source=None if key is None else key[0],
+        raw=raw, twin_id=rejection.twin_id or _named(raw), source=None if key is None else key[0],
         event_id=None if key is None else key[1], received_at=received_at, state="open",
+    )
+
+
+def _named(raw: bytes) -> TwinId | None:
+    """The patient whom bytes name that cannot be read as an event: they are kept under that patient's key."""
+    found = _SUBJECT.search(raw)
+    if found is None:
+        return None
+    try:
+        split_twin_id(name := found[1].decode("ascii"))
+    except EventError:
+        return None
+    return name
+
+
+def subject_of(item: Accepted | Rejection) -> TwinId | None:
+    """The patient of an event, where one could be read."""
+    return item.twin_id if isinstance(item, Rejection) else item.header.twin_id
+
+
+def key_of(item: Accepted | Rejection) -> EventKey | None:
+    """(source, id) of an event, where they could be read."""
+    return item.key if isinstance(item, Rejection) else item.header.key
+
+
+def of_erased(key: EventKey | None, raw: bytes, received_at: datetime) -> DeadLetter:
+    """The refusal of an event whose patient was erased: without its bytes, and without the patient.
+
+    Args:
+        key: (source, id), where they could be read; raw: tells letters apart where they could not.
+    """
+    source, event_id = key or (None, None)
+    name = raw if key is None else "\x00".join(key).encode()
+    return DeadLetter(
+        rejection_id=hashlib.sha256(PATIENT_ERASED.encode() + b"\x00" + name).hexdigest()[:32],
+        reason_code=PATIENT_ERASED, reason="the patient was erased; nothing of the event was kept", where="subject",
+        remedy="send nothing more of this patient", raw=b"", twin_id=None, source=source, event_id=event_id,
+        received_at=received_at,
     )
 
 

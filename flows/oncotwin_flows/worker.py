@@ -18,24 +18,27 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import uuid4
 
-from oncotwin.domain.amendment import Accepted, Correction, Rejection
+from oncotwin.domain.amendment import Accepted, Correction, Erasure, Rejection
 from oncotwin.domain.envelope import Event
 from oncotwin.domain.errors import ChampionChangedError, FencedError, HostLostError, StaleVersionError
 from oncotwin.domain.events import encode_line
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.clock import Clock
-from oncotwin.ports.event_log import EventLog, LogRecord
+from oncotwin.ports.event_log import ERASED_HEADER, EventLog, LogRecord
 from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_host import Delivery, TwinHost
 from oncotwin.ports.twin_store import JournalEntry, TwinStore
 from oncotwin_flows.committer import Committer
 from oncotwin_flows.groups import Bounds, Group, Tally
 from oncotwin_flows.moves import moved_rows
-from oncotwin_flows.refusals import conflict, dead_letter
+from oncotwin_flows.refusals import conflict, dead_letter, key_of, of_erased, subject_of
 
 MAX_RETRIES = 10
 """Groups that a run begins again before it gives up and says why."""
+
+ERASURE = "patient.erased"
+"""Kind of an event that orders an erasure."""
 
 _MAX_READ_BYTES = 8 * 1024 * 1024
 _LONGEST_PAUSE_S = 5.0
@@ -60,13 +63,21 @@ class WorkerSettings:
     threaded: bool = True
 
 
+class _ErasedMeanwhile(Exception):
+    """A patient was erased: whatever is in memory is to be read again."""
+
+
 class Worker:
-    """Drains partitions that it holds leases on; see the module's docstring for the order of effects."""
+    """Drains partitions that it holds leases on; see the module's docstring for the order of effects.
+
+    Args:
+        erase: carries out what events in the journal order to erase; returns how many patients.
+    """
 
     def __init__(
         self, log: EventLog, store: TwinStore, host: TwinHost, clock: Clock, settings: WorkerSettings,
         on_progress: Callable[[int], None] | None = None, on_retry: Callable[[Exception], None] | None = None,
-        on_step: OnStep = no_step,
+        on_step: OnStep = no_step, erase: Callable[[], int] = lambda: 0,
     ) -> None:
         self._log = log
         self._store = store
@@ -76,6 +87,7 @@ class Worker:
         self._on_progress = on_progress or (lambda n: None)
         self._on_retry = on_retry or (lambda error: None)
         self._on_step = on_step
+        self._erase = erase
         self._version = settings.version
         self._owner = uuid4().hex
         self._epochs: dict[int, int] = {}
@@ -112,6 +124,10 @@ class Worker:
                 if group is None:
                     self._settle(tally)
                     break
+            except _ErasedMeanwhile:
+                # Nothing of such a patient may be remembered; what is under way is prepared again without.
+                self._reset()
+                self._lease(tally)
             except (StaleVersionError, FencedError, HostLostError) as error:
                 # Nothing of the groups under way was committed: begin again from what the store knows.
                 self._reset()
@@ -165,6 +181,9 @@ class Worker:
         tally.add(done)
         self._on_step("settled")
         self._on_progress(group.n_records)
+        ordered = any(entry.kind == ERASURE for entries in group.entries.values() for entry in entries)
+        if ordered and self._erase() > 0:
+            raise _ErasedMeanwhile
 
     def release(self) -> None:
         """Give the partitions back, so that another worker need not wait for the leases to run out."""
@@ -194,6 +213,13 @@ class Worker:
             begin = self._log.begin_offsets()
             self._positions = {p: stored.get(p, begin.get(p, 0)) for p in self._epochs}
             self._sources = {**self._store.sources(), **settings.sources}
+            # Whoever had these partitions before may have died between a commit and what it orders.
+            self._erase()
+        elif self._versions and self._store.erased(list(self._versions)):
+            # Somebody else erased a patient whom we have in memory.
+            self._reset()
+            self._lease(tally)
+            return
         self._on_step("leased")
         tally.partitions = len(self._epochs)
 
@@ -232,6 +258,9 @@ class Worker:
         for record in records:
             self._positions[record.partition] = group.offsets[record.partition] = record.offset + 1
             group.epochs[record.partition] = self._epochs[record.partition]
+            if any(name == ERASED_HEADER for name, _ in record.headers):
+                # Its patient was erased: there is nothing left to read or to tell.
+                continue
             event, item = admit(record.value, record.headers, policy)
             judged.append((record, event, item))
             if not isinstance(item, Rejection):
@@ -242,8 +271,15 @@ class Worker:
                     policy = self._policy()
         keys = [item.header.key for _, _, item in judged if not isinstance(item, Rejection)]
         known = self._store.known(keys)
+        erased = self._store.erased(sorted({one for *_, item in judged if (one := subject_of(item)) is not None}))
         fresh: dict[TwinId, list[Accepted]] = defaultdict(list)
         for record, event, item in judged:
+            if subject_of(item) in erased:
+                if isinstance(item, Erasure):
+                    group.n_duplicates += 1
+                else:
+                    group.dead_letters.append(of_erased(key_of(item), record.value, policy.now))
+                continue
             if isinstance(item, Rejection):
                 group.dead_letters.append(dead_letter(item, policy.now))
                 continue
@@ -259,12 +295,17 @@ class Worker:
             self._under_way[key] = item.header.content_hash
             self._add(group, fresh, item, encode_line(event), record)
         self._meet(fresh)
-        for moved in moved_rows(fresh, self._uncommitted(group), self._store, policy.now, self._meet):
+        uncommitted = self._uncommitted(group)
+        for moved in moved_rows(fresh, uncommitted, self._store, policy.now, self._meet, self._may_receive):
             twin_id = moved.entry.twin_id
             group.entries.setdefault(twin_id, []).append(moved.entry)
             fresh[twin_id].append(moved.item)
         self._deliver(group, fresh)
         return group
+
+    def _may_receive(self, twin_id: TwinId) -> bool:
+        """A patient who was erased is given nothing."""
+        return not self._store.erased([twin_id])
 
     def _uncommitted(self, group: Group) -> dict[TwinId, list[JournalEntry]]:
         """Journal rows that the store may not have yet: of this group and of those under way."""

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, select, text
 
-from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store, schema
+from oncotwin.adapters.sql_store import open_twin_store, schema
 from oncotwin.adapters.sql_store.backup import MANIFEST, Manifest, TableFile, write_backup
 from oncotwin.adapters.sql_store.database import open_engine
 from oncotwin.adapters.sql_store.migrate import HEAD
@@ -30,7 +30,7 @@ from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.errors import FencedError, StoreError
 from oncotwin.ports.event_log import NewRecord
-from oncotwin.ports.twin_store import CommitGroup
+from oncotwin.ports.twin_store import CommitGroup, TwinStore
 from oncotwin.testing.patients import correction, diameter, treatment
 from oncotwin_flows.assimilate import open_worker
 from oncotwin_flows.backup import back_up, restore
@@ -54,8 +54,8 @@ class Site:
         with open_worker(self.settings) as (worker, _, _):
             worker.run(Bounds(n_events, 1e6, commit_events, 0.0))
 
-    def store(self) -> closing[SqlTwinStore]:
-        return closing(open_twin_store(self.settings.store_url))
+    def store(self) -> closing[TwinStore]:
+        return closing(wiring.open_store(self.settings))
 
     def digests(self) -> dict[str, str]:
         with self.store() as store:

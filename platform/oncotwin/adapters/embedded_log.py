@@ -11,8 +11,8 @@ import re
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -218,6 +218,45 @@ class EmbeddedEventLog:
                 f"log {self._path} cannot be {act}: {error}; see that the folder is on a local disk, "
                 "writable and not full"
             ) from error
+
+
+def blank_records(folder: str | Path, key: str, blank: bytes, is_blank: Callable[[bytes], bool]) -> int:
+    """Put something else in the place of what every topic in a folder holds under a key; offsets stay.
+
+    The former bytes are overwritten in the file and leave its write-ahead log.
+
+    Args:
+        blank: never empty. is_blank: of a value that may stay as it is.
+    Returns:
+        Records that were changed.
+    Raises:
+        LogError: a topic's file cannot be written.
+    """
+    n = 0
+    for path in sorted(Path(folder).glob("*.sqlite")):
+        try:
+            with closing(sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)) as connection:
+                connection.execute("PRAGMA secure_delete = ON")
+                connection.execute("PRAGMA synchronous = FULL")
+                n_partitions = connection.execute("SELECT n_partitions FROM topic").fetchone()[0]
+                partition = partition_of(key, n_partitions)
+                connection.execute("BEGIN IMMEDIATE")
+                found = connection.execute(
+                    'SELECT "offset", value FROM record WHERE "partition" = ? AND key = ?', (partition, key)
+                )
+                offsets = [(blank, partition, offset) for offset, value in found if not is_blank(value)]
+                connection.executemany(
+                    "UPDATE record SET value = ?, headers = '' WHERE \"partition\" = ? AND \"offset\" = ?", offsets
+                )
+                connection.execute("COMMIT")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                n += len(offsets)
+        except sqlite3.Error as error:
+            raise LogError(
+                f"log {path}: records of {key!r} cannot be taken away: {error}; see that it is writable, then "
+                "`oncotwin erase --resume`"
+            ) from error
+    return n
 
 
 def _encode_headers(headers: tuple[tuple[str, bytes], ...]) -> str:

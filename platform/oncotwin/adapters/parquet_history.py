@@ -15,7 +15,9 @@ import fastparquet
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import xarray as xr
 
 from oncotwin.domain.errors import ConfigurationError
@@ -89,6 +91,47 @@ class ParquetHistory:
                 "other table of this name"
             ) from error
         return len(frame)
+
+
+def drop_patient(root: Path, name: str, institution: str, patient: str) -> int:
+    """Write a table's files anew without one patient.
+
+    The table's metadata, which hold the smallest and greatest value of every column, are made anew each time: whoever
+    was interrupted calls again.
+
+    Returns:
+        Rows taken away.
+    Raises:
+        ConfigurationError: a file cannot be read or written.
+    """
+    folder = root / name
+    if not (folder / "_metadata").exists():
+        return 0
+    n = 0
+    try:
+        for path in sorted(folder.glob(f"institution={institution}/month=*/*.parquet")):
+            table = pq.ParquetFile(path).read()
+            kept = table.filter(pc.not_equal(table["patient"], patient))
+            if kept.num_rows == table.num_rows:
+                continue
+            n += table.num_rows - kept.num_rows
+            if kept.num_rows == 0:
+                path.unlink()
+                continue
+            fresh = path.with_suffix(".new")
+            fastparquet.write(str(fresh), kept.to_pandas(), compression="SNAPPY", write_index=False)
+            fresh.replace(path)
+        files = sorted(str(path) for path in folder.glob("institution=*/month=*/*.parquet"))
+        if files:
+            fastparquet.writer.merge(files, root=str(folder))
+        else:
+            shutil.rmtree(folder)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ConfigurationError(
+            f"table {folder} cannot be written without a patient ({error}); make it writable, then "
+            "`oncotwin erase --resume`"
+        ) from error
+    return n
 
 
 def read_table(

@@ -60,6 +60,12 @@ def consent(event_id: str, day: float, decision: str, *, scope: str = "care", **
     return event_line("consent.changed", event_id, day, data, **more)
 
 
+def erasure(event_id: str, day: float, **more: Any) -> bytes:
+    """The order to erase a patient."""
+    data = {"scope": "patient", "reason": "request of the patient"}
+    return event_line("patient.erased", event_id, day, data, **more)
+
+
 def accepted(lines: Sequence[bytes]) -> list[Accepted]:
     """Validated items of good lines.
 

@@ -83,6 +83,10 @@ journal = Table(
         "journal_of_sequence", "source", "sequence", sqlite_where=text("sequence IS NOT NULL"),
         postgresql_where=text("sequence IS NOT NULL"),
     ),
+    Index(
+        "journal_of_erasures", "twin_id", "kind", sqlite_where=text("kind = 'patient.erased'"),
+        postgresql_where=text("kind = 'patient.erased'"),
+    ),
 )
 
 snapshots = Table(
@@ -252,6 +256,7 @@ intake = Table(
 )
 
 # One hash chain for each institution. An index by `ref` would double the cost of an entry, and only proofs look for it.
+# SQLite keeps one copy of every value, the key included, so that whatever is changed in the file is seen by who reads.
 audit_entries = Table(
     "audit_entries", metadata,
     Column("institution", Text, primary_key=True),
@@ -262,6 +267,7 @@ audit_entries = Table(
     Column("body", LargeBinary, nullable=False),
     Column("previous", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 audit_checkpoints = Table(
@@ -271,6 +277,7 @@ audit_checkpoints = Table(
     Column("body", LargeBinary, nullable=False),
     Column("signature", LargeBinary, nullable=False),
     Column("key", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # Patients who were erased; their events are refused for ever.
@@ -281,6 +288,7 @@ tombstones = Table(
     Column("reason", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("event_id", Text, nullable=False),
+    Column("finished_at", BigInteger),
 )
 
 # Folders that patients' data were written to, so that an erasure finds them.

@@ -32,6 +32,8 @@ from oncotwin.ports.twin_store import (
     TwinCommit,
 )
 
+ERASED_KIND = "erased"
+"""Kind of a journal row of which nothing is left but its place."""
 ERASED_HASH = "erased"
 """Stands for the content hash of an event whose patient was erased: equal to none."""
 
@@ -144,7 +146,7 @@ class RowSealer:
     def open_hash(self, twin_id: TwinId, kept: str) -> str:
         """A content hash; `ERASED_HASH` where its patient was erased."""
         try:
-            return self._sealer.unseal_text(owner(twin_id), kept)
+            return self._sealer.unseal_text(owner(twin_id), kept) or ERASED_HASH
         except ErasedError:
             return ERASED_HASH
 

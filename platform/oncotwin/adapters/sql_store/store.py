@@ -13,6 +13,7 @@ from oncotwin.adapters.sql_store import gaps, leases, schema
 from oncotwin.adapters.sql_store.audit import AuditWriter, SqlAuditTrail, append
 from oncotwin.adapters.sql_store.commit import write_group, write_letters
 from oncotwin.adapters.sql_store.database import alone, among, bulk_insert, open_engine
+from oncotwin.adapters.sql_store.erasure import SqlErasures
 from oncotwin.adapters.sql_store.lines import SqlLines
 from oncotwin.adapters.sql_store.migrate import migrate
 from oncotwin.domain.errors import ConfigurationError, ErasedError, StaleVersionError, StoreError
@@ -53,6 +54,7 @@ class SqlTwinStore(SqlLines):
         super().__init__(engine, sealer)
         self._on_step = on_step
         self._drafts = AuditWriter(sealer)
+        self.erasures = SqlErasures(engine, self._transaction, self._rows)
         self.audit = SqlAuditTrail(self._transaction, self._drafts)
 
     def commit(self, group: CommitGroup) -> int:

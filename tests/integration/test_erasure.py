@@ -1,0 +1,499 @@
+"""Erasing a patient: no file holds anything readable, nobody else is touched, and no restore or crash undoes it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import MetaData, create_engine, select
+
+from oncotwin.adapters.embedded_log import EmbeddedEventLog
+from oncotwin.adapters.keys import open_key_store
+from oncotwin.adapters.parquet_history import ParquetHistory, read_table
+from oncotwin.adapters.sealing import is_sealed
+from oncotwin.adapters.sql_store import open_twin_store, schema
+from oncotwin.adapters.sql_store.restore import restore_backup
+from oncotwin.bootstrap import wiring
+from oncotwin.bootstrap.settings import Settings
+from oncotwin.domain.errors import ErasedError, StaleVersionError
+from oncotwin.ports.event_log import EventLog, NewRecord
+from oncotwin.ports.twin_store import CommitGroup, TwinCommit, TwinStore
+from oncotwin.testing.patients import correction, diameter, erasure, treatment
+from oncotwin_flows.assimilate import open_worker
+from oncotwin_flows.audit import verify
+from oncotwin_flows.backup import back_up, restore
+from oncotwin_flows.erase import ERASE_STEPS, ErasureReport, make_eraser
+from oncotwin_flows.export import export_history
+from oncotwin_flows.groups import Bounds, Tally
+from oncotwin_flows.intake import Intake, IntakeReport, IntakeRules
+from oncotwin_flows.relay import Relay
+from oncotwin_flows.worker import Worker, WorkerSettings
+from oncotwin_services.cli import main
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+GONE, WORD, VALUE = "H1/p1", "marker-lesion-81923", 47.1234509
+"""The patient who is erased, and what only that patient's events hold."""
+TRACES = (WORD.encode(), str(VALUE).encode(), struct.pack("<d", VALUE), struct.pack(">d", VALUE))
+
+
+@dataclass(frozen=True)
+class Site:
+    """An installation with its twins in this process."""
+
+    settings: Settings
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        with closing(wiring.open_log(self.settings)) as log:
+            log.append([NewRecord(json.loads(line)["subject"], line) for line in lines])
+
+    def ingest(self, lines: Sequence[bytes]) -> IntakeReport:
+        with closing(wiring.open_log(self.settings)) as log, self.store() as store:
+            return Intake(log, store, wiring.SystemClock(), IntakeRules()).ingest(lines)
+
+    def work(
+        self, commit_events: int = 7, log: EventLog | None = None, log_name: str = "", *, erase: bool = True
+    ) -> Tally:
+        """What `oncotwin work` does, without a registry."""
+        settings, clock = self.settings, wiring.SystemClock()
+        rules = WorkerSettings("w", log_name or wiring.log_name(settings), "literature", 1e6, timedelta(minutes=5))
+        with (
+            self.store() as store, closing(wiring.open_keys(settings)) as keys,
+            closing(log or wiring.open_log(settings)) as source,
+            closing(wiring.open_host(settings, "literature")) as host,
+            closing(Relay(store, lambda topic: wiring.open_log(settings, topic))) as relay,
+        ):
+            eraser = make_eraser(settings, store, keys, clock)
+            if erase:
+                eraser.resume()
+            worker = Worker(
+                source, store, host, clock, rules, erase=lambda: len(eraser.carry_out()) if erase else 0
+            )
+            tally = worker.run(Bounds(1_000_000, 1e6, commit_events, 0.0))
+            worker.release()
+            relay.publish()
+            return tally
+
+    def store(self) -> closing[TwinStore]:
+        return closing(wiring.open_store(self.settings))
+
+    def erase(self, *, stop_at: str = "") -> ErasureReport:
+        def hook(step: str) -> None:
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        with self.store() as store, closing(wiring.open_keys(self.settings)) as keys:
+            return make_eraser(self.settings, store, keys, wiring.SystemClock(), hook).erase(GONE, "asked for")
+
+    def digests(self) -> dict[str, str]:
+        with self.store() as store:
+            rows = store.latest_snapshots(list(store.twin_heads()))
+        return {twin_id: row.digest for twin_id, row in rows.items()}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    if request.param == "sqlite":
+        yield Site(Settings(home=tmp_path / "home", ray="in-process"))
+        return
+    server = request.getfixturevalue("postgres_server")
+    with server.database() as store, server.database() as keys:
+        yield Site(Settings(home=tmp_path / "home", ray="in-process", store=store, keys=keys))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Site:
+    """On SQLite."""
+    return Site(Settings(home=tmp_path / "home", ray="in-process"))
+
+
+def cohort() -> list[bytes]:
+    """Visits of four patients; one of them with what is found again wherever it lies."""
+    lines = []
+    for visit in range(6):
+        for p in range(1, 5):
+            patient = f"H1/p{p}"
+            if visit == 2:
+                lines.append(treatment(f"{p}-on", 50, "drugA", "on", patient=patient))
+            lesion, mm = (WORD, VALUE + visit) if patient == GONE else ("L1", 20.0 + p + visit)
+            lines.append(
+                diameter(f"{p}-{visit}", 40.0 * visit, mm, lesion=lesion, patient=patient, sequence=4 * visit + p)
+            )
+    lines.append(correction("1-c", 300, "1-3", "retract", patient=GONE))
+    # Refused: one with the patient's name on it, one that cannot be read and names the patient all the same.
+    wrong = json.loads(diameter("1-bad", 10, VALUE, lesion=WORD, patient=GONE))
+    wrong["data"]["unit"] = "parsec"
+    return [*lines, json.dumps(wrong).encode()]
+
+
+UNREADABLE = b'{"subject": "' + GONE.encode() + b'", "note": "' + WORD.encode() + b'", '
+
+
+def fill(site: Site) -> None:
+    """Events through intake and worker, and what was refused."""
+    report = site.ingest([*cohort(), UNREADABLE])
+    assert (report.n_accepted, len(report.rejections)) == (29, 2)
+    # The worker refuses as the intake does.
+    site.append([line for line in cohort() if b"parsec" in line])
+    site.work()
+
+
+def held(settings: Settings, *folders: Path) -> bytes:
+    """Every byte of an installation: files, what is packed in them, and rows of a server's tables."""
+    parts = []
+    for folder in (settings.home, *folders):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                parts.append(path.read_bytes())
+            if path.suffix == ".zst":
+                with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream:
+                    parts.append(stream.read())
+    for url in {settings.store_url, settings.keys_url}:
+        if url.startswith("postgresql"):
+            parts += rows_of(url)
+    return b"\n".join(parts)
+
+
+def rows_of(url: str) -> Iterator[bytes]:
+    """All values of all tables."""
+    engine, metadata = create_engine(url), MetaData()
+    with engine.connect() as connection:
+        metadata.reflect(connection)
+        for table in metadata.sorted_tables:
+            for row in connection.execute(select(table)):
+                for value in row:
+                    yield bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
+    engine.dispose()
+
+
+def traces(data: bytes) -> list[bytes]:
+    return [trace for trace in TRACES if trace in data]
+
+
+def test_nothing_readable_is_left(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(site)
+    others = {twin_id: digest for twin_id, digest in site.digests().items() if twin_id != GONE}
+    assert len(others) == 3
+    report_file = tmp_path / "report.html"
+    report_file.write_text(f"{WORD} {VALUE}")
+    with site.store() as store:
+        assert store.latest_snapshots([GONE])[GONE].state.count(WORD.encode())
+        assert sum(GONE.encode() in letter.raw for letter in store.dead_letters()) == 2
+    _add_report(site.settings, report_file)
+    export_history(site.settings, tmp_path / "export")
+    before = {name: read_table(tmp_path / "export", name) for name in ("estimates", "innovations", "forecasts")}
+    assert all((table["patient"] == "p1").any() for table in before.values())
+    back_up(site.settings, tmp_path / "backup")
+
+    monkeypatch.setenv("ONCOTWIN_STORE", site.settings.store_url)
+    monkeypatch.setenv("ONCOTWIN_KEYS", site.settings.keys_url)
+    monkeypatch.setenv("ONCOTWIN_RAY", "in-process")
+    home = ["--home", str(site.settings.home), "--json"]
+    done = CliRunner().invoke(main, ["erase", GONE, "--reason", "asked for", *home])
+    assert done.exit_code == 0, done.output + done.stderr + repr(done.exception)
+    [told] = json.loads(done.stdout)
+    assert told["is_new"] and told["n_reports"] == 1 and told["problems"] == []
+    n_rows = sum(int((table["patient"] == "p1").sum()) for table in before.values())
+    assert told["export_rows"] == {str(tmp_path / "export"): n_rows}
+
+    assert traces(held(site.settings, tmp_path)) == []
+    assert not report_file.exists()
+    for name, table in before.items():
+        left = read_table(tmp_path / "export", name)
+        assert sorted(map(repr, left.itertuples(index=False))) == sorted(
+            map(repr, table[table["patient"] != "p1"].itertuples(index=False))
+        )
+    assert site.digests() == others
+    with site.store() as store:
+        assert nothing_of(store)
+        assert verify(store.audit, wiring.open_signer(site.settings)).all_flaws == []
+        assert store.look_for_gaps(NOW) == []
+        assert store.erasures.tombstones()[GONE].finished_at is not None
+    unknown = CliRunner().invoke(main, ["twin", GONE, *home])
+    assert unknown.exit_code == 2 and "nothing is known" in unknown.stderr
+
+
+def nothing_of(store: TwinStore) -> bool:
+    """Whether every way of asking passes the erased patient over."""
+    assert GONE not in store.twin_heads()
+    assert store.twin_heads([GONE]) == {}
+    assert store.latest_snapshots([GONE]) == {}
+    assert store.journal(GONE) == store.journal(GONE, known_at=NOW) == []
+    assert store.beliefs(GONE) == []
+    assert list(store.estimates(GONE, superseded=True)) == []
+    assert GONE not in {row.twin_id for row in store.estimates()}
+    assert [row for row in store.alerts(superseded=True) if row.twin_id == GONE] == []
+    assert not any(GONE.encode() in letter.raw for letter in store.dead_letters(None))
+    assert not any(row.key == GONE for _, row in store.pending_outbox(1_000))
+    return True
+
+
+def _export(site: Site, folder: Path) -> None:
+    """A table as `export_history` writes it, and its entry in the store."""
+    times = np.array(["2026-01-05", "2026-02-05"] * 4, dtype="datetime64[us]")
+    patients = np.array([f"p{i}" for i in (1, 1, 2, 3, 1, 2, 3, 4)])
+    columns = {
+        "institution": np.array(["H1"] * 8), "patient": patients, "time": times,
+        "component": np.where(patients == "p1", WORD, "L1"), "q50": np.where(patients == "p1", VALUE, 1.0),
+    }
+    ParquetHistory(folder).append("estimates", columns, "time")
+    with site.store() as store:
+        store.erasures.record_export(str(folder), ("estimates", "forecasts"), NOW)
+
+
+def _add_report(settings: Settings, path: Path) -> None:
+    """A report as whoever makes reports keeps it."""
+    engine = create_engine(settings.store_url)
+    with closing(wiring.open_sealer(settings)) as sealer, engine.begin() as connection:
+        connection.execute(
+            schema.reports.insert().values(
+                report_id="r1", twin_id=GONE, position=1, version=1, model_version="1", made_at=0, path=str(path),
+                body=sealer.seal(GONE, WORD.encode()), signed_by="", verdict="",
+            )
+        )
+    engine.dispose()
+
+
+def test_rows_of_an_old_backup_do_not_open_and_a_restored_store_learns_of_it(site: Site, tmp_path: Path) -> None:
+    fill(site)
+    back_up(site.settings, tmp_path / "backup")
+    others = {twin_id: digest for twin_id, digest in site.digests().items() if twin_id != GONE}
+    site.erase()
+    unaware = f"sqlite:///{tmp_path}/unaware.sqlite"
+    restore_backup(unaware, tmp_path / "backup")
+    again = Site(site.settings.model_copy(update={"store": unaware}))
+    with again.store() as store, closing(wiring.open_sealer(site.settings)) as sealer:
+        assert store.erasures.tombstones() == {}
+        assert nothing_of(store)
+        assert store.erased([GONE, "H1/p2"]) == {GONE}
+        engine = create_engine(unaware)
+        with engine.connect() as connection:
+            kept = connection.scalars(select(schema.journal.c.payload).where(schema.journal.c.twin_id == GONE)).all()
+        engine.dispose()
+        assert len(kept) == 8 and all(map(is_sealed, kept))
+        for payload in kept:
+            with pytest.raises(ErasedError):
+                sealer.unseal(GONE, payload)
+    # A worker that begins on it learns who was erased.
+    again.work()
+    with again.store() as store:
+        assert set(store.erasures.tombstones()) == {GONE}
+        assert nothing_of(store)
+    assert again.digests() == others
+
+
+def test_restore_erases_again(site: Site, tmp_path: Path) -> None:
+    fill(site)
+    back_up(site.settings, tmp_path / "backup")
+    site.erase()
+    again = Site(site.settings.model_copy(update={"store": f"sqlite:///{tmp_path}/again.sqlite"}))
+    told = restore(again.settings, tmp_path / "backup")
+    assert (told["erased_again"], told["attention"]) == ([GONE], [])
+    with again.store() as store:
+        assert nothing_of(store)
+        assert store.erasures.tombstones()[GONE].finished_at is not None
+
+
+def test_what_comes_later_is_refused_without_its_bytes(site: Site) -> None:
+    fill(site)
+    site.erase()
+    new = diameter("new", 400, VALUE, lesion=WORD, patient=GONE)
+    report = site.ingest([*cohort(), new, erasure("e", 1, patient=GONE)])
+    refused = [letter for _, letter in report.rejections if letter.reason_code == "patient_erased"]
+    assert len(refused) == 10 and report.n_accepted == 0
+    assert report.n_duplicates == 21 + 1
+    # The same through a log that others write to, past the intake.
+    folder = site.settings.home / "open log"
+    with closing(EmbeddedEventLog(folder, "events", 3)) as log:
+        lines = [line for line in cohort() if json.loads(line)["subject"] == GONE]
+        log.append([NewRecord(GONE, line) for line in [*lines, erasure("e", 1, patient=GONE)]])
+        tally = site.work(4, log, "another log")
+    assert (tally.n_read, tally.n_rejected, tally.n_duplicates, tally.n_accepted) == (10, 9, 1, 0)
+    (folder / "events.sqlite").unlink()
+    with site.store() as store:
+        letters = [letter for letter in store.dead_letters() if letter.reason_code == "patient_erased"]
+        assert len(letters) == 10
+        assert all(letter.raw == b"" and letter.twin_id is None and letter.event_id for letter in letters)
+        assert nothing_of(store)
+    site.work()
+    assert traces(held(site.settings)) == []
+
+
+@pytest.mark.parametrize("commit_events", [1, 4, 1_000])
+def test_an_event_orders_it(site: Site, commit_events: int) -> None:
+    lines = [line for line in cohort() if b"parsec" not in line]
+    orders = [erasure("order", 500, patient=GONE), diameter("after", 501, VALUE, lesion=WORD, patient=GONE)]
+    site.append([*lines, *orders, *(diameter(f"{p}-more", 520, 30.0, patient=f"H1/p{p}") for p in range(2, 5))])
+    tally = site.work(commit_events)
+    assert tally.n_retries == 0
+    with site.store() as store:
+        tombstone = store.erasures.tombstones()[GONE]
+        assert (tombstone.source, tombstone.event_id) == ("urn:oncotwin:H1:ris", "order")
+        assert nothing_of(store)
+        assert store.erasures.orders() == []
+        assert {len(store.journal(f"H1/p{p}")) for p in range(2, 5)} == {8}
+        assert verify(store.audit, wiring.open_signer(site.settings)).all_flaws == []
+        # The id is known and cannot be used for another.
+        assert store.known([("urn:oncotwin:H1:ris", "1-0")]).keys() == {("urn:oncotwin:H1:ris", "1-0")}
+    site.append([diameter("2-later", 600, 31.0, patient="H1/p2")])
+    site.work()
+    assert traces(held(site.settings)) == []
+    assert set(site.digests()) == {"H1/p2", "H1/p3", "H1/p4"}
+
+
+@pytest.mark.parametrize("step", ERASE_STEPS)
+def test_whoever_dies_in_between_is_taken_up(site: Site, tmp_path: Path, step: str) -> None:
+    fill(site)
+    _export(site, tmp_path / "export")
+    report_file = tmp_path / "report.html"
+    report_file.write_text(WORD)
+    _add_report(site.settings, report_file)
+    others = {twin_id: digest for twin_id, digest in site.digests().items() if twin_id != GONE}
+    with pytest.raises(KeyboardInterrupt):
+        site.erase(stop_at=step)
+    with site.store() as store:
+        assert nothing_of(store)
+    with site.store() as store, closing(wiring.open_keys(site.settings)) as keys:
+        reports = make_eraser(site.settings, store, keys, wiring.SystemClock()).resume()
+        assert [one.twin_id for one in reports] == ([] if step == ERASE_STEPS[-1] else [GONE])
+        assert make_eraser(site.settings, store, keys, wiring.SystemClock()).resume() == []
+        assert store.erasures.tombstones()[GONE].finished_at is not None
+    assert traces(held(site.settings, tmp_path)) == []
+    assert not report_file.exists()
+    assert not (read_table(tmp_path / "export", "estimates")["patient"] == "p1").any()
+    assert site.digests() == others
+
+
+def test_an_order_whose_worker_died_is_carried_out_by_the_next(small: Site) -> None:
+    small.append([line for line in cohort() if b"parsec" not in line] + [erasure("order", 500, patient=GONE)])
+    small.work(erase=False)
+    with small.store() as store:
+        assert [(order.twin_id, order.event_id) for order in store.erasures.orders()] == [(GONE, "order")]
+        assert GONE in store.twin_heads()
+    with open_worker(small.settings) as (worker, _, _):
+        assert worker.run(Bounds(1_000_000, 1e6, 7, 0.0)).n_read == 0
+    with small.store() as store:
+        assert nothing_of(store)
+        assert store.erasures.orders() == []
+
+
+def test_a_commit_under_way_loses(small: Site) -> None:
+    fill(small)
+    with small.store() as store:
+        version = store.twin_heads([GONE])[GONE].version
+        champion = store.champion()
+        assert champion is not None
+        # Within the bound this process still has the key in hand; the twin's version has moved on all the same.
+        store.latest_snapshots([GONE])
+        small.erase()
+        late = TwinCommit(GONE, version, version + 1, champion, ())
+        with pytest.raises(StaleVersionError):
+            store.commit(CommitGroup("log", {}, {}, (late,), NOW))
+        new = TwinCommit(GONE, 0, 1, champion, ())
+        with pytest.raises(StaleVersionError):
+            store.commit(CommitGroup("log", {}, {}, (new,), NOW))
+
+
+def test_a_patient_who_never_was_can_be_erased_before_anything_comes(small: Site) -> None:
+    small.erase()
+    report = small.ingest(cohort())
+    assert sum(letter.reason_code == "patient_erased" for _, letter in report.rejections) == 9
+    small.work()
+    with small.store() as store:
+        assert nothing_of(store)
+    assert set(small.digests()) == {"H1/p2", "H1/p3", "H1/p4"}
+
+
+def test_what_an_earlier_release_wrote_openly_is_taken_away(small: Site) -> None:
+    lines = [line for line in cohort() if b"parsec" not in line]
+    url = small.settings.store_url
+    log = EmbeddedEventLog(small.settings.home / "log", "events", 8)
+    with closing(log), closing(open_twin_store(url)) as store:
+        log.append([NewRecord(json.loads(line)["subject"], line) for line in lines])
+        host = wiring.open_host(small.settings, "literature")
+        settings = WorkerSettings("w", wiring.log_name(small.settings), "literature", 1.0, timedelta(minutes=5))
+        worker = Worker(log, store, host, wiring.SystemClock(), settings)
+        worker.run(Bounds(1_000_000, 1e6, 7, 0.0))
+        worker.release()
+        host.close()
+    assert set(traces(held(small.settings))) >= set(TRACES[:2])
+    others = {twin_id: digest for twin_id, digest in small.digests().items() if twin_id != GONE}
+    report = small.erase()
+    assert (report.n_blanked, report.problems) == (8, [])
+    assert traces(held(small.settings)) == []
+    assert small.digests() == others
+    with small.store() as store:
+        assert nothing_of(store)
+    # Read from its beginning, the log gives all that is left.
+    afresh = Site(small.settings.model_copy(update={"store": f"sqlite:///{small.settings.home}/afresh.sqlite"}))
+    afresh.work()
+    assert afresh.digests() == others
+
+
+def test_an_event_moved_to_an_erased_patient_leaves_the_wrong_one_and_goes_nowhere(small: Site) -> None:
+    small.append([diameter("2-0", 10, 21.0, patient="H1/p2"), diameter("2-1", 20, 22.0, patient="H1/p2")])
+    small.work()
+    small.erase()
+    small.append([correction("move", 30, "2-1", "wrong_patient", right_patient=GONE, patient="H1/p2")])
+    tally = small.work()
+    assert (tally.n_accepted, tally.n_retries) == (1, 0)
+    with small.store() as store:
+        assert nothing_of(store)
+        assert store.twin_heads(["H1/p2"])["H1/p2"].version == 2
+
+
+def test_a_key_store_set_back_to_an_earlier_day_is_told_by_the_store(small: Site, tmp_path: Path) -> None:
+    fill(small)
+    keys_file = small.settings.home / "keys" / "keys.sqlite"
+    copy = keys_file.read_bytes()
+    small.erase()
+    keys_file.write_bytes(copy)
+    with closing(open_key_store(small.settings.keys_url)) as keys:
+        assert keys.destroyed() == {}
+    small.work()
+    with closing(open_key_store(small.settings.keys_url)) as keys, pytest.raises(ErasedError):
+        keys.key(GONE)
+
+
+def test_an_export_that_cannot_be_written_is_told_and_finished_later(small: Site, tmp_path: Path) -> None:
+    fill(small)
+    _export(small, tmp_path / "export")
+    [part, *_] = sorted((tmp_path / "export" / "estimates").glob("institution=H1/*/*.parquet"))
+    good = part.read_bytes()
+    part.write_bytes(b"not a table")
+    report = small.erase()
+    assert len(report.problems) == 1 and "estimates" in report.problems[0]
+    with small.store() as store:
+        assert store.erasures.tombstones()[GONE].finished_at is None
+    part.write_bytes(good)
+    small.work()
+    with small.store() as store:
+        assert store.erasures.tombstones()[GONE].finished_at is not None
+    assert not (read_table(tmp_path / "export", "estimates")["patient"] == "p1").any()
+
+
+def test_a_deleted_export_is_forgotten(small: Site, tmp_path: Path) -> None:
+    with small.store() as store:
+        store.erasures.record_export(str(tmp_path / "gone"), ("estimates",), NOW)
+        assert [one.folder for one in store.erasures.exports()] == [str(tmp_path / "gone")]
+    assert small.erase().problems == []
+    with small.store() as store:
+        assert store.erasures.exports() == []
+
+
+def test_the_command_says_what_it_needs(small: Site) -> None:
+    home = ["--home", str(small.settings.home)]
+    for words in (["erase"], ["erase", GONE], ["erase", GONE, "--reason", " "], ["erase", GONE, "--resume"]):
+        assert CliRunner().invoke(main, [*words, *home]).exit_code == 2
+    bad = CliRunner().invoke(main, ["erase", "no pseudonym", "--reason", "x", *home])
+    assert bad.exit_code == 2 and "pseudonym" in bad.stderr
+    nothing = CliRunner().invoke(main, ["erase", "--resume", "--json", *home])
+    assert (nothing.exit_code, json.loads(nothing.stdout)) == (0, [])
