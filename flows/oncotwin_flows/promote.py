@@ -7,7 +7,8 @@ registry follows it, and is mended at the next start where a crash came between 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from oncotwin.domain.errors import ChampionChangedError, LineBehindError
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.line_store import ChampionRow, LineStore, Promotion
 from oncotwin.ports.model_registry import ModelRegistry
+from oncotwin.ports.twin_store import AlertRow, OutboxRow, TwinCommit
 from oncotwin.twin.fold import Binding
 from oncotwin_flows.outgoing import outbox_rows
 from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task
@@ -49,13 +51,17 @@ def promote_line(
     for attempt in range(MOST_ROUNDS):
         follower.catch_up()
         now = clock.now()
-        tell = partial(outbox_rows, dead_letters=(), now=now)
+        tell = partial(_messages, now)
         try:
             return store.promote(Promotion(binding.version, chosen_by, now, follower.fold, tell, most_behind))
         except LineBehindError:
             if attempt == MOST_ROUNDS - 1:
                 raise
     raise AssertionError("the loop returns or raises")
+
+
+def _messages(now: datetime, twins: Sequence[TwinCommit], gone: Sequence[AlertRow]) -> tuple[OutboxRow, ...]:
+    return outbox_rows(twins, (), now, gone)
 
 
 @task(name="promote line", cache_policy=NO_CACHE)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from oncotwin.domain.ids import TwinId
-from oncotwin.ports.twin_store import EstimateRow, JournalEntry, OutboxRow, TwinCommit, TwinStore
+from oncotwin.ports.twin_store import AlertRow, EstimateRow, JournalEntry, OutboxRow, TwinCommit, TwinStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +51,15 @@ class Promotion:
         chosen_by: who decided so.
         fold: of twins that the line lags behind: what it makes of them. Called within the transaction, while
             nobody else can commit, for no more than ``most_behind`` twins.
-        tell: messages of twins as they are from now on: snapshots without their states, the latest estimate, and
-            alerts that did not stand before.
+        tell: messages of twins as they are from now on (snapshots without their states, the latest estimate, and
+            alerts that did not stand before), and of alerts that stand no more.
     """
 
     model_version: str
     chosen_by: str
     at: datetime
     fold: Callable[[Sequence[LineLag]], Sequence[TwinCommit]]
-    tell: Callable[[Sequence[TwinCommit]], Sequence[OutboxRow]]
+    tell: Callable[[Sequence[TwinCommit], Sequence[AlertRow]], Sequence[OutboxRow]]
     most_behind: int
 
 

@@ -88,15 +88,15 @@ def latest_estimates(connection: Connection, model_version: str, twin_ids: Seque
     )
 
 
-def new_alerts(
-    connection: Connection, model_version: str, before: str | None, twin_ids: Sequence[TwinId]
+def alerts_only_of(
+    connection: Connection, model_version: str, other_version: str, twin_ids: Sequence[TwinId]
 ) -> Select[Any]:
-    """Alerts that stand in a line and not in that of the champion before."""
-    table, other = schema.alerts, schema.alerts.alias("before")
-    stood = (
+    """Alerts of these twins that stand in a line and not in another."""
+    table, other = schema.alerts, schema.alerts.alias("other")
+    there_too = (
         select(other.c.alert_id)
         .where(
-            other.c.alert_id == table.c.alert_id, other.c.model_version == (before or ""),
+            other.c.alert_id == table.c.alert_id, other.c.model_version == other_version,
             other.c.superseded_at.is_(None),
         )
         .exists()
@@ -105,7 +105,7 @@ def new_alerts(
         select(table)
         .where(
             among(connection, table.c.twin_id, twin_ids), table.c.model_version == model_version,
-            table.c.superseded_at.is_(None), ~stood,
+            table.c.superseded_at.is_(None), ~there_too,
         )
         .order_by(table.c.twin_id, table.c.time, table.c.alert_id)
     )

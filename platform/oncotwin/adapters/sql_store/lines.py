@@ -22,11 +22,11 @@ from oncotwin.adapters.sql_store.commit import (
 )
 from oncotwin.adapters.sql_store.database import alone, among, bulk_insert
 from oncotwin.adapters.sql_store.line_queries import (
+    alerts_only_of,
     folded_twins,
     lagging,
     latest_estimates,
     line_estimates,
-    new_alerts,
     presents,
 )
 from oncotwin.adapters.sql_store.reads import SqlReads
@@ -217,23 +217,32 @@ class SqlLines(SqlReads):
         self._on_step("beliefs")
         drafts: list[AuditDraft] = []
         for begin in range(0, len(twins), _TWINS_AT_ONCE):
-            told = self._as_told(connection, twins[begin : begin + _TWINS_AT_ONCE], before)
+            some = twins[begin : begin + _TWINS_AT_ONCE]
+            told = self._as_told(connection, some, self._alerts_only_of(connection, chosen, before, some))
+            gone = () if before is None else self._alerts_only_of(connection, before, chosen, some)
             drafts.extend(draft for twin in told for draft in self._drafts.of_twin(twin))
-            messages = [records.outbox_record(self._rows.message(row)) for row in promotion.tell(told)]
+            messages = [records.outbox_record(self._rows.message(row)) for row in promotion.tell(told, gone)]
             bulk_insert(connection, schema.outbox, records.OUTBOX, messages, new_only=True)
         self._on_step("outbox")
         return drafts
 
+    def _alerts_only_of(
+        self, connection: Connection, model_version: str, other: str | None, twins: Sequence[TwinCommit]
+    ) -> list[AlertRow]:
+        """Alerts of twins that stand in one line and not in another."""
+        query = alerts_only_of(connection, model_version, other or "", [twin.twin_id for twin in twins])
+        found = map(records.alert_row, connection.execute(query))
+        return list(self._rows.opened(found, self._rows.open_alert, _twin))
+
     def _as_told(
-        self, connection: Connection, twins: Sequence[TwinCommit], before: str | None
+        self, connection: Connection, twins: Sequence[TwinCommit], new_alerts: Sequence[AlertRow]
     ) -> list[TwinCommit]:
-        """Twins with their latest estimate, and with the alerts that the champion before did not raise."""
+        """Twins with their latest estimate, and with alerts that were not told of."""
         ids, chosen = [twin.twin_id for twin in twins], twins[0].model_version
         found = map(records.estimate_row, connection.execute(latest_estimates(connection, chosen, ids)))
         estimates = {row.twin_id: row for row in self._rows.opened(found, self._rows.open_estimate, _twin)}
         alerts: dict[TwinId, list[AlertRow]] = {}
-        raised = map(records.alert_row, connection.execute(new_alerts(connection, chosen, before, ids)))
-        for alert in self._rows.opened(raised, self._rows.open_alert, _twin):
+        for alert in new_alerts:
             alerts.setdefault(alert.twin_id, []).append(alert)
         return [
             replace(
