@@ -91,7 +91,7 @@ def journals(draw: st.DrawFn) -> list[bytes]:
     return lines
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(lines=journals(), seed=st.integers(0, 2**32), cut=st.integers(1, 6))
 def test_any_order_and_batching_gives_the_same_bits(binding: Binding, lines: list[bytes], seed: int, cut: int) -> None:
     events = accepted(lines)

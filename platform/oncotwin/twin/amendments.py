@@ -93,12 +93,14 @@ def arrivals(accepted: Iterable[Accepted]) -> list[Arrival]:
     return [event for event in last.values() if event.item is not None]
 
 
-def settle(accepted: Iterable[Accepted]) -> tuple[list[Accepted], dict[EventKey, Move]]:
+def settle(accepted: Iterable[Accepted], *, whole: bool = True) -> tuple[list[Accepted], dict[EventKey, Move]]:
     """Apply a journal's corrections.
 
     Of several corrections of one event the one recorded last counts. What arrived from another patient obeys only
     corrections recorded after the one that moved it. A correction of an event that has not come waits for it.
 
+    Args:
+        whole: whether the whole journal is given; else its later part and every correction, none of which waits.
     Returns:
         (events in effect, in no order: neither corrections nor arrivals among them; events that belong to others).
     """
@@ -126,6 +128,10 @@ def settle(accepted: Iterable[Accepted]) -> tuple[list[Accepted], dict[EventKey,
             move = Move(last.right_patient, standing_of(last), instance, _replaced(corrections[1:]))
             if key not in moves or moves[key].by < move.by:
                 moves[key] = move
+    amendments = {event.header.key for event in accepted if isinstance(event, Correction | Arrival)}
+    for key, corrections in standing.items() if not whole else ():
+        if key not in own and key not in amendments and (replacement := corrections[0].replacement) is not None:
+            effective.setdefault(key, replacement)
     return list(effective.values()), moves
 
 

@@ -26,9 +26,10 @@ from oncotwin.twin.timeline import Item
 FoldKey = tuple[datetime, str, str]
 """Clinical time, source, id: the order of a fold, whatever the order of arrival."""
 
-NOT_FOLDED = frozenset({"assessment", "omics.section", "pathology.wsi", "imaging.study", "patient.erased"})
-"""Kinds that are kept and shown and move no twin."""
+NOT_FOLDED = frozenset({"patient.erased"})
+"""Kinds that a fold need not see. An assessment or an array moves no twin, but what a correction puts in its place may."""
 
+_ARRAYS = frozenset({"omics.section", "pathology.wsi", "imaging.study"})
 _ANY_TIME = timedelta(days=100 * 366)
 
 
@@ -68,7 +69,8 @@ def decode(row: JournalEntry) -> Accepted:
 
 
 def _admitted(row: JournalEntry, line: bytes) -> Accepted:
-    policy = Policy(now=row.received_at, clock_skew=_ANY_TIME)
+    stores = (json.loads(line)["dataref"].rpartition("/")[0],) if row.kind in _ARRAYS else ()
+    policy = Policy(now=row.received_at, clock_skew=_ANY_TIME, array_stores=stores)
     _, item = admit(line, (), policy)
     if isinstance(item, Rejection):
         raise StoreError(f"journal row {row.source} {row.event_id} cannot be read: {item.reason}; restore the store")
@@ -125,13 +127,13 @@ def _arrival(row: JournalEntry) -> Arrival:
         ) from error
 
 
-def in_force(accepted: Iterable[Accepted], twin_id: TwinId) -> list[Item]:
+def in_force(accepted: Iterable[Accepted], twin_id: TwinId, *, whole: bool = True) -> list[Item]:
     """The events that a twin folds, in fold order: corrections applied, superseded results and withdrawn spans out.
 
     See `amendments.settle` for corrections and for events posted to the wrong patient. A result that is reported again
     with a later status replaces the earlier report. While consent is withdrawn nothing is folded.
     """
-    effective, _ = settle(accepted)
+    effective, _ = settle(accepted, whole=whole)
     items: list[Item] = [
         event
         for event in effective

@@ -108,7 +108,7 @@ def late_task(
     """
     items = [
         item
-        for item in in_force([*journal, *new], snapshot.twin_id)
+        for item in in_force([*journal, *new], snapshot.twin_id, whole=False)
         if (snapshot.last is None or fold_key(item) > snapshot.last)
         and report_name(item.header) not in snapshot.reports
     ]
