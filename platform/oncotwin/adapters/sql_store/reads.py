@@ -16,7 +16,7 @@ from oncotwin.adapters.sql_store import records, schema, statements
 from oncotwin.adapters.sql_store.commit import champion_of
 from oncotwin.adapters.sql_store.database import among
 from oncotwin.adapters.sql_store.migrate import schema_version
-from oncotwin.adapters.sql_store.sealed_rows import ERASED_KIND, RowSealer
+from oncotwin.adapters.sql_store.sealed_rows import RowSealer
 from oncotwin.domain.errors import StoreUnavailableError
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.ports.key_store import INSTALLATION
@@ -124,10 +124,7 @@ class SqlReads:
     @staticmethod
     def _position(connection: Connection, known_at: datetime) -> int:
         """The last commit at or before a moment."""
-        query = select(func.max(schema.commits.c.position)).where(
-            schema.commits.c.committed_at <= schema.to_us(known_at)
-        )
-        return int(connection.scalar(query) or 0)
+        return int(connection.scalar(statements.POSITION_AT, {"moment": schema.to_us(known_at)}) or 0)
 
     def position_at(self, moment: datetime) -> int:
         """The last commit at or before a moment; 0 before the first."""
@@ -187,14 +184,10 @@ class SqlReads:
         self, twin_id: TwinId, *, since: datetime | None = None, known_at: datetime | None = None
     ) -> list[JournalEntry]:
         """A twin's journal by clinical time, source, id: from a clinical time on, as known at a moment."""
-        table = schema.journal
-        query = select(table).where(table.c.twin_id == twin_id, table.c.kind != ERASED_KIND)
-        if since is not None:
-            query = query.where(or_(table.c.time >= schema.to_us(since), table.c.supersedes_source.is_not(None)))
+        values = {"twin_id": twin_id, "since": -statements.EVER if since is None else schema.to_us(since)}
         with self._transaction(write=False) as connection:
-            if known_at is not None:
-                query = query.where(table.c.position <= self._position(connection, known_at))
-            rows = [records.journal_entry(row) for row in connection.execute(query)]
+            values["position"] = statements.EVER if known_at is None else self._position(connection, known_at)
+            rows = [records.journal_entry(row) for row in connection.execute(statements.JOURNAL, values)]
         entries = self._rows.opened(rows, self._rows.open_entry, _twin)
         # Databases collate text each in its own way; the fold's order is Python's.
         return sorted(entries, key=lambda entry: (entry.time, entry.source, entry.event_id))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, or_, select
 
 from oncotwin.adapters.sql_store import schema
+from oncotwin.adapters.sql_store.sealed_rows import ERASED_KIND
 
 EVER = 2**62
 """A clinical time, or a commit position, after all others."""
 
-_snapshots = schema.snapshots.c
+_snapshots, _journal, _commits = schema.snapshots.c, schema.journal.c, schema.commits.c
 
 NEWEST_SNAPSHOT = (
     select(schema.snapshots)
@@ -21,3 +22,19 @@ NEWEST_SNAPSHOT = (
     .limit(1)
 )
 """The latest snapshot of one twin in a line, strictly before a clinical time."""
+
+JOURNAL = select(schema.journal).where(
+    _journal.twin_id == bindparam("twin_id"), _journal.kind != ERASED_KIND,
+    or_(_journal.time >= bindparam("since"), _journal.supersedes_source.is_not(None)),
+    _journal.position <= bindparam("position"),
+)
+"""A twin's journal from a clinical time on, corrections whatever their own time, up to a commit."""
+
+# Moments rise with positions, so the last by moment is found at an end of the index instead of by a maximum over it.
+POSITION_AT = (
+    select(_commits.position)
+    .where(_commits.committed_at <= bindparam("moment"))
+    .order_by(_commits.committed_at.desc(), _commits.position.desc())
+    .limit(1)
+)
+"""The last commit at or before a moment."""
