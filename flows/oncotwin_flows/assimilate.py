@@ -11,6 +11,7 @@ from typing import Any
 
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
+from oncotwin.domain.errors import FencedError, HostLostError, LogError, StaleVersionError, StoreUnavailableError
 from oncotwin_flows.careful import CarefulHost
 from oncotwin_flows.checkpoints import open_checkpoints
 from oncotwin_flows.erase import ErasureReport, make_eraser
@@ -21,6 +22,13 @@ from oncotwin_flows.promote import champion_at_start
 from oncotwin_flows.relay import Relay
 from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task
 from oncotwin_flows.worker import Worker, WorkerSettings
+
+
+MAX_FAILURES = 6
+"""Runs in a row that may fail before a worker that is to end, or that has lost its cluster, gives up: a minute."""
+
+_LONGEST_PAUSE_S = 30.0
+_OUTLASTED = (StoreUnavailableError, LogError, HostLostError, StaleVersionError, FencedError)
 
 
 @task(name="drain", retries=2, retry_delay_seconds=2, cache_policy=NO_CACHE)
@@ -109,10 +117,15 @@ def run_worker(
 ) -> dict[str, Any]:
     """Call the flow in a loop, until interrupted or, with ``until_idle``, until the log has no more.
 
+    A store or log that is away for a while is waited for.
+
     Returns:
         Totals over all runs.
+    Raises:
+        StoreError, LogError: with ``until_idle``, they stayed away. HostLostError: twins find no host, however often
+            they are delivered: the cluster is gone, and whoever supervises this process should start it anew.
     """
-    n_runs, n_published, total = 0, 0, Tally()
+    n_runs, n_published, n_failures, total = 0, 0, 0, Tally()
     begun = time.monotonic()
     with (
         quick_flows(), open_worker(settings, on_progress, announce) as (worker, watch, relay),
@@ -122,12 +135,23 @@ def run_worker(
             announce(f"Ray dashboard: {url}")
         try:
             while True:
-                tally, published = assimilate(Sealed(worker), Sealed(watch), Sealed(relay), bounds_of(settings))
+                try:
+                    tally, published = assimilate(Sealed(worker), Sealed(watch), Sealed(relay), bounds_of(settings))
+                    after_run(tally.n_accepted)
+                except _OUTLASTED as error:
+                    n_failures += 1
+                    if n_failures > MAX_FAILURES and (until_idle or isinstance(error, HostLostError)):
+                        raise
+                    pause = min(2.0 ** (n_failures - 1), _LONGEST_PAUSE_S)
+                    if announce is not None:
+                        announce(f"{error}; nothing is lost, trying again in {pause:.0f} s")
+                    time.sleep(pause)
+                    continue
+                n_failures = 0
                 n_runs += 1
                 n_published += published
                 total.add(tally)
                 total.partitions = tally.partitions
-                after_run(tally.n_accepted)
                 if until_idle and tally.n_read == 0:
                     break
                 if tally.n_read == 0:
