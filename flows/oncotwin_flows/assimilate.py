@@ -23,7 +23,6 @@ from oncotwin_flows.relay import Relay
 from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task
 from oncotwin_flows.worker import Worker, WorkerSettings
 
-
 MAX_FAILURES = 6
 """Runs in a row that may fail before a worker that is to end, or that has lost its cluster, gives up: a minute."""
 

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     """Most events of one commit group: one transaction."""
     poll_seconds: float = Field(default=0.2, gt=0)
     """How long a read waits for the first event."""
-    lease_seconds: float = Field(default=30.0, gt=0)
+    lease_seconds: float = Field(default=10.0, gt=0)
     """How long a worker may keep its partitions without renewing them."""
     worker: str = ""
     """Name of this worker in leases; by default host name and process id."""
