@@ -10,6 +10,7 @@ import pytest
 from oncotwin.adapters.keys import open_key_store
 from oncotwin.adapters.sealing import Sealer
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
+from oncotwin.testing.beliefs_conformance import BeliefsConformance
 from oncotwin.testing.sequence_gaps_conformance import SequenceGapsConformance
 from oncotwin.testing.twin_store_conformance import OpenStore, TwinStoreConformance
 
@@ -28,7 +29,7 @@ def opener(url: str, keys: str | None = None) -> Iterator[OpenStore]:
         store.close()
 
 
-class TestSqliteTwinStore(TwinStoreConformance, SequenceGapsConformance):
+class TestSqliteTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGapsConformance):
     """One file."""
 
     @pytest.fixture
@@ -37,7 +38,7 @@ class TestSqliteTwinStore(TwinStoreConformance, SequenceGapsConformance):
         yield from opener(f"sqlite:///{tmp_path}/new folder/50%/store.sqlite")
 
 
-class TestPostgresTwinStore(TwinStoreConformance, SequenceGapsConformance):
+class TestPostgresTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGapsConformance):
     """A real server."""
 
     @pytest.fixture
@@ -46,7 +47,7 @@ class TestPostgresTwinStore(TwinStoreConformance, SequenceGapsConformance):
         yield from opener(postgres_database)
 
 
-class TestSealedSqliteTwinStore(TwinStoreConformance, SequenceGapsConformance):
+class TestSealedSqliteTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGapsConformance):
     """One file, under patients' keys."""
 
     @pytest.fixture
@@ -55,7 +56,7 @@ class TestSealedSqliteTwinStore(TwinStoreConformance, SequenceGapsConformance):
         yield from opener(f"sqlite:///{tmp_path}/store.sqlite", f"sqlite:///{tmp_path}/keys/keys.sqlite")
 
 
-class TestSealedPostgresTwinStore(TwinStoreConformance, SequenceGapsConformance):
+class TestSealedPostgresTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGapsConformance):
     """A real server, under patients' keys."""
 
     @pytest.fixture
