@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,18 @@ import orjson
 from numpy.typing import NDArray
 
 from oncotwin.domain.errors import StoreError
-from oncotwin.domain.treatment import PlannedItem
 from oncotwin.filters.base import TwinPosterior
 from oncotwin.filters.members import posterior_moments
-from oncotwin.models.therapy import Agent, Therapy
 from oncotwin.twin.drift import DriftState
 from oncotwin.twin.journal import FoldKey
+from oncotwin.twin.state_fields import (
+    Fields,
+    check_shapes,
+    read_cursor,
+    read_fold_key,
+    read_last_observed,
+    read_series,
+)
 from oncotwin.twin.timeline import Cursor
 
 Array = NDArray[np.float64]
@@ -111,30 +116,6 @@ def _cursor_out(cursor: Cursor) -> dict[str, Any]:
     }
 
 
-def _cursor_in(content: Mapping[str, Any]) -> Cursor:
-    therapy = content["therapy"]
-    return Cursor(
-        therapy=Therapy(
-            tuple(Agent(**agent) for agent in therapy["agents"]), therapy["line"], therapy["switched"],
-            therapy["n_episodes"],
-        ),
-        plan=tuple(
-            PlannedItem(
-                **{
-                    **item,
-                    "start": datetime.fromisoformat(item["start"]),
-                    "stop": item["stop"] and datetime.fromisoformat(item["stop"]),
-                }
-            )
-            for item in content["plan"]
-        ),
-        planned_at=content["planned_at"],
-        targets=tuple(content["targets"]),
-        started=content["started"],
-        time=float(content["time"]),
-    )
-
-
 def to_bytes(state: TwinState) -> bytes:
     """Canonical bytes of a state: equal states, to the bit, give equal bytes.
 
@@ -173,7 +154,7 @@ def to_bytes(state: TwinState) -> bytes:
 
 
 def from_bytes(data: bytes) -> TwinState:
-    """Read what `to_bytes` wrote.
+    """Read what `to_bytes` wrote; whatever the header says, no more is allocated than there are bytes.
 
     Raises:
         StoreError: not a state, damaged, or written by a later release.
@@ -182,44 +163,50 @@ def from_bytes(data: bytes) -> TwinState:
         raise StoreError("snapshot does not begin as a twin's state; restore it from the journal (`oncotwin work`)")
     if data[4] > FORMAT:
         raise StoreError(f"snapshot has format {data[4]}, this release reads up to {FORMAT}; use a newer release")
-    n_text = int.from_bytes(data[5:9], "little")
+    end = 9 + int.from_bytes(data[5:9], "little")
     try:
-        header = orjson.loads(data[9 : 9 + n_text])
-        offset = 9 + n_text
+        header = Fields(orjson.loads(data[9:end]), "header")
         parts: dict[str, PartState] = {}
-        for name in sorted(header["parts"]):
-            content = header["parts"][name]
-            arrays: dict[str, Array] = {}
-            for key in sorted(content["arrays"]):
-                shape = tuple(content["arrays"][key])
-                count = math.prod(shape)
-                array = np.frombuffer(data, dtype="<f8", count=count, offset=offset).reshape(shape)
-                array.flags.writeable = False
-                arrays[key] = array
-                offset += 8 * count
+        for name, content in sorted(header.mapping("parts").items()):
+            part = Fields(content, f"parts.{name}")
+            arrays, end = _arrays_in(part.mapping("arrays"), data, end)
             posterior = TwinPosterior(
-                content["time"], arrays, content.get("key", 0), content.get("n_conditioned", 0)
+                part.number("time"), arrays, part.whole("key", 0, default=0), part.whole("n_conditioned", 0, default=0)
             )
-            parts[name] = PartState(_cursor_in(content["cursor"]), posterior)
-        if offset != len(data):
-            raise ValueError(f"{len(data) - offset} bytes left over")
-        last = header["last"]
+            parts[name] = PartState(read_cursor(part.fields("cursor")), posterior)
+        if end != len(data):
+            raise ValueError(f"{len(data) - end} bytes left over")
         return TwinState(
-            twin_id=header["twin"],
-            model_version=header["model_version"],
-            last=None if last is None else (datetime.fromisoformat(last[0]).astimezone(UTC), last[1], last[2]),
-            n_folded=header["n_folded"],
-            base=_cursor_in(header["base"]),
+            twin_id=header.text("twin"),
+            model_version=header.text("model_version"),
+            last=read_fold_key(header),
+            n_folded=header.whole("n_folded", 0),
+            base=read_cursor(header.fields("base")),
             parts=parts,
-            drift=DriftState.from_dict(header["drift"]),
-            last_observed={(o, t): (time, value, c) for o, t, time, value, c in header["last_observed"]},
-            reports=frozenset(header.get("reports", ())),
-            guarded=header["guarded"],
+            drift=DriftState.from_dict({"series": read_series(header.fields("drift").rows("series", 13))}),
+            last_observed=read_last_observed(header),
+            reports=frozenset(header.wholes("reports", 0)),
+            guarded=header.truth("guarded"),
         )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise StoreError(
             f"snapshot is damaged ({error}); delete it, the twin is folded again from its journal"
         ) from error
+
+
+def _arrays_in(shapes: Mapping[str, Any], data: bytes, begin: int) -> tuple[dict[str, Array], int]:
+    """Arrays that follow the header, and where they end; their shapes must fit each other and the bytes there are."""
+    n_rows, n = check_shapes(shapes)
+    if 8 * sum(map(math.prod, shapes.values())) > len(data) - begin:
+        raise ValueError(f"arrays of {n_rows} x {n} in {len(data) - begin} bytes")
+    arrays: dict[str, Array] = {}
+    for name in sorted(shapes):
+        count = math.prod(shapes[name])
+        array = np.frombuffer(data, dtype="<f8", count=count, offset=begin).reshape(shapes[name])
+        array.flags.writeable = False
+        arrays[name] = array
+        begin += 8 * count
+    return arrays, begin
 
 
 def digest(data: bytes) -> str:
