@@ -128,7 +128,7 @@ def _stored(raw: bytes, institution: str, name: str) -> StoredCheckpoint:
     try:
         content = json.loads(raw)
         body, signature = canonical_json(content["checkpoint"]), bytes.fromhex(content["signature"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         body, signature = raw, b""
     return StoredCheckpoint(WHERE, body, signature, institution, int(name) if name.isdigit() else None)
 

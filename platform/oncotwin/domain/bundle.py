@@ -85,6 +85,22 @@ class ModelBundle:
                     f"model bundle has format {content['format']}, this release reads 1 and 2; use a newer release"
                 )
             chosen = FilterChoice(**content["filter"]) if content["format"] == 2 else FilterChoice()
-            return cls({name: ModelPrior(**prior) for name, prior in content["models"].items()}, chosen)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            bundle = cls({name: ModelPrior(**prior) for name, prior in content["models"].items()}, chosen)
+            bundle._check()
+            return bundle
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"not a model bundle ({error!r}); register one with `oncotwin calibrate`") from error
+
+    def _check(self) -> None:
+        """Refuse fields of other kinds than theirs.
+
+        Raises:
+            TypeError: one is.
+        """
+        texts: list[Any] = [self.filter.name]
+        mappings: list[Any] = [self.filter.parameters]
+        for prior in self.models.values():
+            texts += [prior.model, prior.fingerprint]
+            mappings += [prior.hyperparameters, prior.forecast_calibration]
+        if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in mappings):
+            raise TypeError("a name is no text, or parameters are no mapping")

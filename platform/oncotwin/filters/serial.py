@@ -7,6 +7,7 @@ the arrays in that order, little-endian, C-contiguous.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields
 from typing import Any
 
@@ -43,12 +44,16 @@ def from_bytes(content: bytes) -> State:
     try:
         described = json.loads(head)
         kind, shapes = _KINDS[described["kind"]], described["arrays"]
-    except (ValueError, KeyError, TypeError) as error:
+        expected = {field.name for field in fields(kind)}
+        shapes_fit = all(
+            kind_of in _TYPES and len(shape) <= 3 and all(type(n) is int and 0 <= n <= len(body) for n in shape)
+            for kind_of, *shape in shapes.values()
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"filter state: no readable head ({error}); restore an earlier snapshot") from error
-    expected = {field.name for field in fields(kind)}
-    if set(shapes) != expected or any(kind_of not in _TYPES for kind_of, *_ in shapes.values()):
+    if set(shapes) != expected or not shapes_fit:
         raise ModelError(f"filter state: arrays {sorted(shapes)} where {sorted(expected)} belong; migrate the snapshot")
-    sizes = {name: 8 * int(np.prod(shape, dtype=np.int64)) for name, (_, *shape) in shapes.items()}
+    sizes = {name: 8 * math.prod(shape) for name, (_, *shape) in shapes.items()}
     if not newline or sum(sizes.values()) != len(body):
         raise ModelError(
             f"filter state: {len(body)} bytes where {sum(sizes.values())} belong; restore an earlier snapshot"
