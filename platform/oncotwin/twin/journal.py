@@ -29,7 +29,6 @@ FoldKey = tuple[datetime, str, str]
 NOT_FOLDED = frozenset({"patient.erased"})
 """Kinds that a fold need not see. An assessment or an array moves no twin, but what a correction puts in its place may."""
 
-_ARRAYS = frozenset({"omics.section", "pathology.wsi", "imaging.study"})
 _ANY_TIME = timedelta(days=100 * 366)
 
 
@@ -69,7 +68,7 @@ def decode(row: JournalEntry) -> Accepted:
 
 
 def _admitted(row: JournalEntry, line: bytes) -> Accepted:
-    stores = (json.loads(line)["dataref"].rpartition("/")[0],) if row.kind in _ARRAYS else ()
+    stores = (json.loads(line)["dataref"].rpartition("/")[0],) if b'"dataref"' in line else ()
     policy = Policy(now=row.received_at, clock_skew=_ANY_TIME, array_stores=stores)
     _, item = admit(line, (), policy)
     if isinstance(item, Rejection):
