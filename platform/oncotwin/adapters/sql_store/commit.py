@@ -285,9 +285,25 @@ def take_back(connection: Connection, twin: TwinCommit, since: int, position: in
         _of_line(alerts, twin), alerts.c.time >= since, alerts.c.superseded_at.is_(None)
     )
     if twin.alerts:
-        raised_again = among(connection, alerts.c.alert_id, [alert.alert_id for alert in twin.alerts])
-        query = query.where(~raised_again)
+        query = query.where(~among(connection, alerts.c.alert_id, _raised_alike(connection, twin)))
     connection.execute(query.values(superseded_at=position, superseded_by=twin.rewound_by))
+
+
+def _raised_alike(connection: Connection, twin: TwinCommit) -> list[str]:
+    """Alerts that stand and are raised again as they were; one whose event was moved in time is another alert."""
+    alerts = schema.alerts
+    raised = {
+        alert.alert_id: (schema.to_us(alert.time), schema.to_us(alert.since), alert.severity) for alert in twin.alerts
+    }
+    query = select(alerts.c.alert_id, alerts.c.time, alerts.c.since, alerts.c.severity).where(
+        _of_line(alerts, twin), alerts.c.superseded_at.is_(None),
+        among(connection, alerts.c.alert_id, list(raised)),
+    )
+    return [
+        row.alert_id
+        for row in connection.execute(query)
+        if raised[row.alert_id] == (row.time, row.since, row.severity)
+    ]
 
 
 def _of_line(table: Any, twin: TwinCommit) -> ColumnElement[bool]:
