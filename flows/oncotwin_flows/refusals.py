@@ -15,9 +15,6 @@ from oncotwin.ports.twin_store import DeadLetter, JournalEntry
 
 _SUBJECT = re.compile(rb"""subject["']?\s*[:=]\s*["']?(%b/%b)""" % ((NAME_PATTERN.encode(),) * 2))
 
-PATIENT_ERASED = "patient_erased"
-"""Reason of refusal of whatever comes of a patient who was erased."""
-
 
 def dead_letter(rejection: Rejection, received_at: datetime) -> DeadLetter:
     """A refused event as a row.
@@ -29,7 +26,7 @@ def dead_letter(rejection: Rejection, received_at: datetime) -> DeadLetter:
     return DeadLetter(
         rejection_id=hashlib.sha256(rejection.reason_code.encode() + b"\x00" + raw).hexdigest()[:32],
         reason_code=rejection.reason_code, reason=rejection.reason, where=rejection.where, remedy=rejection.remedy,
-        raw=raw, twin_id=rejection.twin_id or _named(raw), source=None if key is None else key[0],
+        raw=raw, twin_id=subject_of(rejection), source=None if key is None else key[0],
         event_id=None if key is None else key[1], received_at=received_at, state="open",
     )
 
@@ -47,8 +44,8 @@ def _named(raw: bytes) -> TwinId | None:
 
 
 def subject_of(item: Accepted | Rejection) -> TwinId | None:
-    """The patient of an event, where one could be read."""
-    return item.twin_id if isinstance(item, Rejection) else item.header.twin_id
+    """The patient of an event, where one could be read, or is named at least."""
+    return item.twin_id or _named(item.raw) if isinstance(item, Rejection) else item.header.twin_id
 
 
 def key_of(item: Accepted | Rejection) -> EventKey | None:
@@ -62,11 +59,12 @@ def of_erased(key: EventKey | None, raw: bytes, received_at: datetime) -> DeadLe
     Args:
         key: (source, id), where they could be read; raw: tells letters apart where they could not.
     """
+    code = "patient_erased"
     source, event_id = key or (None, None)
     name = raw if key is None else "\x00".join(key).encode()
     return DeadLetter(
-        rejection_id=hashlib.sha256(PATIENT_ERASED.encode() + b"\x00" + name).hexdigest()[:32],
-        reason_code=PATIENT_ERASED, reason="the patient was erased; nothing of the event was kept", where="subject",
+        rejection_id=hashlib.sha256(code.encode() + b"\x00" + name).hexdigest()[:32],
+        reason_code=code, reason="the patient was erased; nothing of the event was kept", where="subject",
         remedy="send nothing more of this patient", raw=b"", twin_id=None, source=source, event_id=event_id,
         received_at=received_at,
     )
