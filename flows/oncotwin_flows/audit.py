@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -81,7 +82,8 @@ def verify(
     for name in sorted(ours if institution is None else ours & {institution}):
         of_chain = [one for one in good if one.institution == name]
         kept = {one.size for one in stored if one.institution == name and type(one.size) is int}
-        verdict = verify_chain(name, trail.rows(name), of_chain, kept)
+        with closing(trail.rows(name)) as rows:
+            verdict = verify_chain(name, rows, of_chain, kept)
         bad = tuple(flaw for flaw in flaws if flaw.institution == name)
         report.verdicts.append(
             Verdict(

@@ -179,7 +179,7 @@ class _Walk:
         self.head = GENESIS
         self.covered = 0
         self.told: int | None = None
-        self._stray: Flaw | None = None
+        self._stray: int | None = None
         self._ahead = checkpoints
         self._next = checkpoints[0].size if checkpoints else 0
 
@@ -191,8 +191,8 @@ class _Walk:
             return self._flaw(wanted, "changed", f"entry {wanted} has no whole number for a place")
         if seq != wanted:
             if seq < 1:
-                # Whatever it was, its own place is empty, and that will be found.
-                self._stray = self._stray or self._flaw(seq, "misplaced", f"an entry has the number {seq}")
+                # Whatever it was, its own place is empty: that is found there, or at the end.
+                self._stray = seq
                 return None
             if seq < wanted:
                 return self._flaw(seq, "misplaced", f"entry {seq} is there twice, or out of its place")
@@ -218,7 +218,10 @@ class _Walk:
         """Whether the chain reaches as far as the greatest checkpoint."""
         size = self.frontier.size
         if not self._ahead:
-            return self._stray
+            if self._stray is None:
+                return None
+            what = f"entry {size + 1} is not in its place: an entry has the number {self._stray}"
+            return self._flaw(size + 1, "misplaced", what)
         last = self._ahead[-1]
         return self._flaw(
             size + 1, "cut off",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -39,7 +39,7 @@ class AuditTrail(Protocol):
         """Where a chain ends."""
         ...
 
-    def rows(self, institution: str) -> Iterator[StoredEntry]:
+    def rows(self, institution: str) -> Generator[StoredEntry, None, None]:
         """A chain's rows as they lie there, by seq, whatever is wrong with them; read as of one moment."""
         ...
 

@@ -6,7 +6,7 @@ Whoever adds an entry holds the lock that commits hold, so the end of a chain ca
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
@@ -162,7 +162,7 @@ class SqlAuditTrail:
         with self._transaction(write=False) as connection:
             return head_of(connection, institution)
 
-    def rows(self, institution: str) -> Iterator[StoredEntry]:
+    def rows(self, institution: str) -> Generator[StoredEntry, None, None]:
         """A chain's rows as they lie there, by seq, read as of one moment.
 
         They go around SQLAlchemy's types: a column that was tampered with may hold anything.
@@ -175,9 +175,11 @@ class SqlAuditTrail:
                 f'SELECT institution, seq, {kind}, {ref}, "at", body, previous, hash FROM audit_entries '
                 f"WHERE institution = {mark} ORDER BY seq"
             )
-            streamed = connection.execution_options(stream_results=True, yield_per=_ROWS_AT_ONCE)
-            for row in streamed.exec_driver_sql(statement, (institution,)):
-                yield (row[0], row[1], _text(row[2]), _text(row[3]), row[4], row[5], row[6], row[7])
+            streamed = {"stream_results": True, "yield_per": _ROWS_AT_ONCE}
+            # Whoever reads may stop at the first bad row: the cursor is closed with the generator.
+            with connection.exec_driver_sql(statement, (institution,), execution_options=streamed) as found:
+                for row in found:
+                    yield (row[0], row[1], _text(row[2]), _text(row[3]), row[4], row[5], row[6], row[7])
 
     def hashes(self, institution: str, begin: int, end: int) -> Iterator[bytes]:
         """Hashes of the entries begin + 1 to end, by seq."""
@@ -286,7 +288,8 @@ def _hashes(connection: Connection, institution: str, begin: int, end: int) -> I
         .where(columns.institution == institution, columns.seq > begin, columns.seq <= end)
         .order_by(columns.seq)
     )
-    yield from connection.execution_options(yield_per=_ROWS_AT_ONCE).scalars(query)
+    with connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)) as found:
+        yield from found.scalars()
 
 
 def _text(value: Any) -> Any:
