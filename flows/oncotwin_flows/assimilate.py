@@ -12,6 +12,7 @@ from typing import Any
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.errors import FencedError, HostLostError, LogError, StaleVersionError, StoreUnavailableError
+from oncotwin.ports.steps import OnStep, no_step
 from oncotwin_flows.careful import CarefulHost
 from oncotwin_flows.checkpoints import open_checkpoints
 from oncotwin_flows.erase import ErasureReport, make_eraser
@@ -67,14 +68,18 @@ def bounds_of(settings: Settings) -> Bounds:
 @contextmanager
 def open_worker(
     settings: Settings, on_progress: Callable[[int], None] | None = None,
-    announce: Callable[[str], None] | None = None,
+    announce: Callable[[str], None] | None = None, on_step: OnStep = no_step,
 ) -> Iterator[tuple[Worker, GapWatch, Relay]]:
-    """A worker with its log, store and host, the watch for gaps, and the relay; all closed again at the end."""
-    store, log = wiring.open_store(settings), wiring.open_log(settings)
+    """A worker with its log, store and host, the watch for gaps, and the relay; all closed again at the end.
+
+    Args:
+        on_step: told of every named step of worker, commit and relay.
+    """
+    store, log = wiring.open_store(settings, on_step), wiring.open_log(settings)
     version = champion_at_start(settings, store, announce)
     clock = wiring.SystemClock()
     host = CarefulHost(wiring.open_host(settings, version), clock, announce)
-    relay = Relay(store, lambda topic: wiring.open_log(settings, topic))
+    relay = Relay(store, lambda topic: wiring.open_log(settings, topic), on_step=on_step)
     watch = GapWatch(store, clock, timedelta(seconds=settings.gap_seconds))
     keys = wiring.open_keys(settings)
     eraser = make_eraser(settings, store, keys, clock)
@@ -87,7 +92,7 @@ def open_worker(
             array_stores=tuple(settings.arrays), sources=settings.sources,
         ),
         on_progress, None if announce is None else lambda error: announce(f"begun again: {error}"),
-        erase=lambda: _tell(eraser.carry_out(), announce),
+        on_step=on_step, erase=lambda: _tell(eraser.carry_out(), announce),
     )
     try:
         yield worker, watch, relay

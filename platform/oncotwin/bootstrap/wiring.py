@@ -24,6 +24,7 @@ from oncotwin.ports.key_store import KeyStore
 from oncotwin.ports.lag_book import LagBook
 from oncotwin.ports.line_store import LineStore
 from oncotwin.ports.model_registry import ModelRegistry
+from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_host import TwinHost
 from oncotwin.ports.twin_store import TwinStore
 from oncotwin.twin.drift import DriftSettings
@@ -100,11 +101,11 @@ def log_name(settings: Settings) -> str:
     return f"{settings.log_url}#{settings.topic}"
 
 
-def open_store(settings: Settings) -> LineStore:
-    """The twin store, migrated to this release."""
+def open_store(settings: Settings, on_step: OnStep = no_step) -> LineStore:
+    """The twin store, migrated to this release; ``on_step`` is told of the named steps of its commits."""
     from oncotwin.adapters.sql_store import open_twin_store
 
-    return open_twin_store(settings.store_url, sealer=open_sealer(settings))
+    return open_twin_store(settings.store_url, sealer=open_sealer(settings), on_step=on_step)
 
 
 def open_registry(settings: Settings) -> ModelRegistry:
