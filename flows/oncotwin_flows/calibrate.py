@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
+from oncotwin.domain.audit_drafts import model_registered
 from oncotwin.domain.bundle import ModelBundle
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.model_registry import CalibrationRun
@@ -29,6 +32,15 @@ class Study:
     progress: Progress
 
 
+def register_version(settings: Settings, bundle: ModelBundle, run: CalibrationRun) -> str:
+    """Keep a bundle in the registry, and in the audit trail that it was; returns its version."""
+    version = wiring.open_registry(settings).register(bundle, run)
+    bundle_hash = hashlib.sha256(bundle.to_json().encode()).hexdigest()
+    with closing(wiring.open_store(settings)) as store:
+        store.audit.append([model_registered(version, bundle_hash)], wiring.SystemClock().now())
+    return version
+
+
 @task(name="learn", cache_policy=NO_CACHE)
 def learn(study: Sealed[Study]) -> Sealed[ModelBundle]:
     """Empirical Bayes for each model whose observables occur; the champion's priors for the others."""
@@ -44,9 +56,8 @@ def learn(study: Sealed[Study]) -> Sealed[ModelBundle]:
 @task(name="register", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
 def register(study: Sealed[Study], bundle: Sealed[ModelBundle], run: CalibrationRun) -> str:
     """A new version under the alias ``challenger``."""
-    registry = wiring.open_registry(study.content.settings)
-    version = registry.register(bundle.content, run)
-    registry.set_alias("challenger", version)
+    version = register_version(study.content.settings, bundle.content, run)
+    wiring.open_registry(study.content.settings).set_alias("challenger", version)
     return version
 
 

@@ -18,6 +18,8 @@ from oncotwin.ports.model_registry import CalibrationRun
 from oncotwin.twin.backtest import ForecastTable, backtest_bundle
 from oncotwin.twin.population import calibrate_bundle, fingerprint
 from oncotwin.twin.timeline import Item
+from oncotwin_flows.calibrate import register_version
+from oncotwin_flows.promote import promote_version
 from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task
 
 Items = Mapping[TwinId, Sequence[Item]]
@@ -97,7 +99,7 @@ def _register(settings: Sealed[Settings], learned: Sealed[Learned], coverage: fl
     run = CalibrationRun(
         f"calibrate {one.left_out}", {"left_out": one.left_out}, metrics, {"data_fingerprint": one.fingerprint}
     )
-    return wiring.open_registry(settings.content).register(ModelBundle.from_json(one.bundle_json), run)
+    return register_version(settings.content, ModelBundle.from_json(one.bundle_json), run)
 
 
 @flow(name="register-trials", validate_parameters=False)
@@ -118,12 +120,12 @@ def _coverage(table: ForecastTable | None) -> float | None:
 
 
 def register_and_promote(settings: Settings, learned: Sequence[Learned]) -> dict[str, str]:
-    """Register every calibration in MLflow; the one from all institutions becomes champion.
+    """Register every calibration in MLflow; the one from all institutions is promoted.
 
     Returns:
         Version by the institution left out.
     """
     with quick_flows():
         versions: dict[str, str] = _register_all(Sealed(settings), Sealed(list(learned)))
-    wiring.open_registry(settings).set_alias("champion", versions[EVERYTHING])
+    promote_version(settings, versions[EVERYTHING], chosen_by="demo")
     return versions

@@ -57,6 +57,17 @@ class ModelRegistryConformance:
         with pytest.raises(ModelError, match="is not registered"):
             registry.set_alias("champion", "99")
         assert again.alias("champion") == second
+        registry.drop_alias("champion")
+        registry.drop_alias("champion")
+        assert again.alias("champion") is None and again.alias("challenger") == second
+
+    def test_scores_that_came_later_are_kept(self, open_registry: OpenRegistry) -> None:
+        registry = open_registry()
+        version = registry.register(bundle(0.1), run("first"))
+        registry.log_metrics(version, {"shadow_coverage_90": 0.8, "shadow_n_events": 10.0})
+        registry.log_metrics(version, {"shadow_coverage_90": 0.9})
+        with pytest.raises(ModelError, match="is not registered"):
+            registry.log_metrics("99", {"shadow_coverage_90": 0.9})
 
 
 class TestMemoryRegistry(ModelRegistryConformance):
@@ -83,6 +94,8 @@ def test_mlflow_keeps_the_run_and_serves_the_bundle_as_code(tmp_path: Path, monk
     uri = f"sqlite:///{tmp_path}/registry/mlflow.sqlite"
     registry = MlflowRegistry(uri)
     version = registry.register(bundle(0.3), run("kept"))
+    registry.log_metrics(version, {"shadow_coverage_90": 0.8})
+    registry.log_metrics(version, {"shadow_coverage_90": 0.9})
 
     from mlflow.tracking import MlflowClient
 
@@ -93,7 +106,7 @@ def test_mlflow_keeps_the_run_and_serves_the_bundle_as_code(tmp_path: Path, monk
     assert kept.info.run_name == "kept"
     assert kept.info.status == "FINISHED"
     assert kept.data.params["rounds"] == "12"
-    assert kept.data.metrics == {"crps": 0.25, "coverage/90": 0.9}
+    assert kept.data.metrics == {"crps": 0.25, "coverage/90": 0.9, "shadow_coverage_90": 0.9}
     assert kept.data.tags["data_fingerprint"] == "f" * 64
     # Models from code: nothing below the registry's folder is a pickle, and nothing lies outside of it.
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

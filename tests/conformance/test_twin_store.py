@@ -11,6 +11,7 @@ from oncotwin.adapters.keys import open_key_store
 from oncotwin.adapters.sealing import Sealer
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
 from oncotwin.testing.beliefs_conformance import BeliefsConformance
+from oncotwin.testing.lines_conformance import LinesConformance
 from oncotwin.testing.sequence_gaps_conformance import SequenceGapsConformance
 from oncotwin.testing.twin_store_conformance import OpenStore, TwinStoreConformance
 
@@ -29,7 +30,7 @@ def opener(url: str, keys: str | None = None) -> Iterator[OpenStore]:
         store.close()
 
 
-class TestSqliteTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGapsConformance):
+class TestSqliteTwinStore(TwinStoreConformance, BeliefsConformance, LinesConformance, SequenceGapsConformance):
     """One file."""
 
     @pytest.fixture
@@ -38,7 +39,7 @@ class TestSqliteTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGaps
         yield from opener(f"sqlite:///{tmp_path}/new folder/50%/store.sqlite")
 
 
-class TestPostgresTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGapsConformance):
+class TestPostgresTwinStore(TwinStoreConformance, BeliefsConformance, LinesConformance, SequenceGapsConformance):
     """A real server."""
 
     @pytest.fixture
@@ -47,7 +48,7 @@ class TestPostgresTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGa
         yield from opener(postgres_database)
 
 
-class TestSealedSqliteTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGapsConformance):
+class TestSealedSqliteTwinStore(TwinStoreConformance, BeliefsConformance, LinesConformance, SequenceGapsConformance):
     """One file, under patients' keys."""
 
     @pytest.fixture
@@ -56,7 +57,7 @@ class TestSealedSqliteTwinStore(TwinStoreConformance, BeliefsConformance, Sequen
         yield from opener(f"sqlite:///{tmp_path}/store.sqlite", f"sqlite:///{tmp_path}/keys/keys.sqlite")
 
 
-class TestSealedPostgresTwinStore(TwinStoreConformance, BeliefsConformance, SequenceGapsConformance):
+class TestSealedPostgresTwinStore(TwinStoreConformance, BeliefsConformance, LinesConformance, SequenceGapsConformance):
     """A real server, under patients' keys."""
 
     @pytest.fixture

@@ -55,8 +55,8 @@ def events(home: Path) -> Path:
 def test_help_names_every_command() -> None:
     text = run("--help").stdout
     for command in (
-        "convert", "ingest", "work", "calibrate", "promote", "twin", "forecast", "backtest", "alerts", "rejected",
-        "export", "status", "demo",
+        "convert", "ingest", "work", "calibrate", "shadow", "compare", "promote", "twin", "forecast", "backtest",
+        "alerts", "rejected", "export", "status", "demo",
     ):
         assert command in text
         assert "--json" in run(command, "--help").stdout

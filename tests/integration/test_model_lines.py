@@ -26,7 +26,7 @@ from oncotwin.testing.memory_registry import MemoryRegistry
 from oncotwin.twin import fold
 from oncotwin.twin.replay import believe
 from oncotwin.twin.state import digest, to_bytes
-from oncotwin.twin.timeline import Cursor, Item, Step
+from oncotwin.twin.timeline import Cursor, Item, Step, plan_steps
 from oncotwin_flows.groups import Bounds
 from oncotwin_flows.line_scores import log_scores, score_lines
 from oncotwin_flows.promote import promote_line
@@ -334,7 +334,7 @@ def test_a_version_that_cannot_fold_the_journal_is_not_promoted(
 ) -> None:
     site.append(journey(1, n_patients=2))
     site.work()
-    real = fold.plan_steps
+    real = plan_steps
 
     def explode(
         model: TumourModel, hyper: Hyperparameters, cursor: Cursor, items: Sequence[Item], keys: Sequence[int]
@@ -354,7 +354,8 @@ def test_scores_compare_the_same_events(site: LineSite) -> None:
     site.work()
     LineFollower(site.store, binding_of("2"), site.clock).catch_up()
     scores = score_lines(site.store, "1", "2")
-    mine, theirs = [], []
+    mine: list[float] = []
+    theirs: list[float] = []
     for twin_id in site.store.twin_heads():
         for version, found in (("1", mine), ("2", theirs)):
             effects = believe(binding_of(version), twin_id, site.store.journal(twin_id)).effects

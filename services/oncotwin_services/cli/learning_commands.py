@@ -1,4 +1,4 @@
-"""Learning: calibrate, promote, backtest."""
+"""Learning: calibrate, backtest."""
 
 from __future__ import annotations
 
@@ -108,28 +108,6 @@ def calibrate(events: Path, chosen: str | None, members: int | None, settings: S
         emit_json(result)
     else:
         emit_pairs("calibrated", {k: v for k, v in result.items() if not isinstance(v, dict)})
-    return 0
-
-
-@click.command()
-@click.argument("version")
-@command_options
-def promote(version: str, settings: Settings, as_json: bool) -> int:
-    """Make model VERSION (a number, or `challenger`) the champion.
-
-    Workers follow it from their next start; each twin is folded again from its journal when its next event comes.
-    """
-    registry = wiring.open_registry(settings)
-    number, bundle = registry.load(version)
-    before = registry.alias("champion")
-    registry.set_alias("champion", number)
-    result = {
-        "champion": number, "before": before, "models": sorted(bundle.models), "filter": bundle.filter.name,
-    }
-    if as_json:
-        emit_json(result)
-    else:
-        emit_pairs("promoted", result)
     return 0
 
 

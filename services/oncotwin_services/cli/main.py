@@ -24,7 +24,9 @@ _COMMANDS = {
     "twin": ("belief_commands", "Show what a patient's twin believes, on any day, as known on any other."),
     "forecast": ("belief_commands", "Forecast every observable of a patient."),
     "calibrate": ("learning_commands", "Learn the population prior from events; registered as challenger."),
-    "promote": ("learning_commands", "Make a model version the champion."),
+    "shadow": ("line_commands", "Fold the journal under another model version, in the background."),
+    "compare": ("line_commands", "Compare how well two model versions foresaw the same events."),
+    "promote": ("line_commands", "Make a model version the champion, or roll back to an earlier one."),
     "backtest": ("learning_commands", "Rolling-origin evaluation of a model version."),
 }
 

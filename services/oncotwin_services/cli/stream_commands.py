@@ -38,7 +38,8 @@ def work(until_idle: bool, settings: Settings, as_json: bool) -> int:
 def status(settings: Settings, as_json: bool) -> int:
     """Show where things live, how far the log has been read, and what the store holds.
 
-    `stalled_since`: from when on the lag has not shrunk, where that is longer than `lag_seconds`.
+    `stalled_since`: from when on the lag has not shrunk, where that is longer than `lag_seconds`. `lines`: other model
+    versions that are folded beside the champion (`oncotwin shadow`), with the number of twins that each lags behind.
     """
     from oncotwin_flows.lag import open_watch
 
@@ -53,7 +54,7 @@ def status(settings: Settings, as_json: bool) -> int:
             "ray": settings.ray, "twins_per_actor": settings.twins_per_actor, "partitions": len(ends),
             "events_in_log": sum(end - begins.get(p, 0) for p, end in ends.items()), "lag": measured.lag,
             "stalled_since": stalled_since,
-            "champion": wiring.load_bundle(settings, "champion")[0], **store.counts(),
+            "champion": wiring.champion(settings), "lines": store.lines(), **store.counts(),
         }
     finally:
         log.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, LargeBinary, Select, and_, case, func, literal, or_, select, tuple_
 
 from oncotwin.adapters.sql_store import schema
 from oncotwin.adapters.sql_store.database import among
@@ -36,7 +36,7 @@ def lagging(model_version: str, champion: str | None) -> Select[Any]:
 
 
 def presents(model_version: str) -> Select[Any]:
-    """The latest snapshot of every twin in a line, without the state, beside the twin's version."""
+    """The latest snapshot of every twin in a line beside the twin's version; the state only where no digest is kept."""
     twins, table = schema.twins, schema.snapshots
     inner = table.alias("newest")
     newest = (
@@ -47,7 +47,10 @@ def presents(model_version: str) -> Select[Any]:
     )
     key = tuple_(table.c.time, table.c.n_folded, table.c.position)
     return (
-        select(twins.c.twin_id, twins.c.version, table.c.time, table.c.n_folded, table.c.digest)
+        select(
+            twins.c.twin_id, twins.c.version, table.c.time, table.c.n_folded, table.c.model_version, table.c.digest,
+            case((table.c.digest == "", table.c.state), else_=literal(b"", LargeBinary)).label("state"),
+        )
         .join(table, table.c.twin_id == twins.c.twin_id)
         .where(folded_twins(), table.c.model_version == model_version, key == newest.scalar_subquery())
         .order_by(twins.c.twin_id)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
-from oncotwin.adapters.sealing import owner
 from oncotwin.adapters.sql_store import audit, records, schema
 from oncotwin.adapters.sql_store.audit import AuditWriter
 from oncotwin.adapters.sql_store.commit import (
@@ -20,7 +20,7 @@ from oncotwin.adapters.sql_store.commit import (
     upsert,
     write_line,
 )
-from oncotwin.adapters.sql_store.database import alone, among, bulk_insert
+from oncotwin.adapters.sql_store.database import Record, alone, among, bulk_insert
 from oncotwin.adapters.sql_store.line_queries import (
     alerts_only_of,
     folded_twins,
@@ -50,8 +50,8 @@ PROMOTE_STEPS = (
 )
 """Named steps of `promote`, in their order."""
 
-_TWINS_AT_ONCE = 1_000
-"""Twins whose rows are read together while a version is promoted: memory stays bounded."""
+_TWINS_AT_ONCE, _STATES_AT_ONCE = 1_000, 200
+"""Twins whose rows, and whose states, are read together while a version is promoted: memory stays bounded."""
 
 
 class SqlLines(SqlReads):
@@ -203,17 +203,21 @@ class SqlLines(SqlReads):
         """Beliefs and messages of every twin under its new champion; returns what the audit trail is to tell."""
         chosen = promotion.model_version
         cause = f"model {chosen}"
-        twins = [
-            TwinCommit(
-                row.twin_id, row.version - 1, row.version, chosen,
-                (SnapshotRow(row.twin_id, schema.from_us(row.time), row.n_folded, chosen, b"", row.digest),),
-                rewound_to=EVER, rewound_by=cause,
-            )
-            for row in connection.execute(presents(chosen))
-            if not self._rows.erased(row.twin_id)
-        ]
-        rows = [records.belief_record(twin, position) for twin in twins]
-        bulk_insert(connection, schema.beliefs, records.BELIEF, rows)
+        beliefs: list[Record] = []
+        twins: list[TwinCommit] = []
+        found = connection.execute(presents(chosen).execution_options(yield_per=_STATES_AT_ONCE))
+        for rows in found.partitions():
+            some = [
+                TwinCommit(
+                    row.twin_id, row.version - 1, row.version, chosen, (self._present(row),), rewound_to=EVER,
+                    rewound_by=cause,
+                )
+                for row in rows
+                if not self._rows.erased(row.twin_id)
+            ]
+            twins += some
+            beliefs += [records.belief_record(twin, position) for twin in self._kept(some)]
+        bulk_insert(connection, schema.beliefs, records.BELIEF, beliefs)
         self._on_step("beliefs")
         drafts: list[AuditDraft] = []
         for begin in range(0, len(twins), _TWINS_AT_ONCE):
@@ -234,6 +238,13 @@ class SqlLines(SqlReads):
         found = map(records.alert_row, connection.execute(query))
         return list(self._rows.opened(found, self._rows.open_alert, _twin))
 
+    def _present(self, row: Row[Any]) -> SnapshotRow:
+        """The latest snapshot of a twin, without its state, which is read only where its digest must be found anew."""
+        kept = SnapshotRow(
+            row.twin_id, schema.from_us(row.time), row.n_folded, row.model_version, bytes(row.state), row.digest
+        )
+        return replace(self._rows.open_snapshot(kept), state=b"")
+
     def _as_told(
         self, connection: Connection, twins: Sequence[TwinCommit], new_alerts: Sequence[AlertRow]
     ) -> list[TwinCommit]:
@@ -246,15 +257,11 @@ class SqlLines(SqlReads):
             alerts.setdefault(alert.twin_id, []).append(alert)
         return [
             replace(
-                twin, snapshots=(replace(twin.snapshots[0], digest=self._open_digest(twin.snapshots[0])),),
-                estimates=(estimates[twin.twin_id],) if twin.twin_id in estimates else (),
+                twin, estimates=(estimates[twin.twin_id],) if twin.twin_id in estimates else (),
                 alerts=tuple(alerts.get(twin.twin_id, ())),
             )
             for twin in twins
         ]
-
-    def _open_digest(self, row: SnapshotRow) -> str:
-        return self._sealer.unseal(owner(row.twin_id), row.digest.encode("latin-1")).decode()
 
 
 def _twin(row: EstimateRow | AlertRow | JournalEntry) -> TwinId:
