@@ -81,14 +81,18 @@ def test_a_position_trimmed_away_is_an_error_and_not_a_silent_jump(kafka_server:
     log.close()
 
 
-def test_a_topic_keeps_its_records_for_ever_and_stamps_them_itself(kafka_server: KafkaBroker) -> None:
+@pytest.mark.parametrize(("options", "retention"), [({}, "-1"), ({"retention_days": 90}, "7776000000")])
+def test_a_topic_keeps_its_records_as_long_as_it_is_told(
+    kafka_server: KafkaBroker, options: dict[str, object], retention: str
+) -> None:
     topic = next(_topics)
-    open_event_log(kafka_server.url, topic, 1).close()
+    open_event_log(kafka_server.url, topic, 1, options).close()
     admin = KafkaAdminClient(bootstrap_servers=[kafka_server.bootstrap])
     (found,) = admin.describe_configs([ConfigResource("topic", topic)]).values()
     admin.close()
     settings = {name: setting["value"] for name, setting in found[topic].items()}
-    assert settings["retention.ms"] == "-1"
+    assert settings["retention.ms"] == retention
+    # The log stamps them itself.
     assert settings["message.timestamp.type"] == "LogAppendTime"
 
 

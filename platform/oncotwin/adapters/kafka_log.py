@@ -35,9 +35,10 @@ _REQUEST_TIMEOUT_MS = 20_000
 _DELIVERY_TIMEOUT_MS = 60_000
 """Longer than a request's, so that a broker's restart is ridden out by the client's own retries."""
 _POLL_RECORDS = 1_000
+OWN_OPTIONS = ("replication_factor", "retention_days")
+"""Options that are no client's: they are for a topic made now."""
+_DAY_MS = 86_400_000
 _TOPIC_SETTINGS = {
-    # The log is what everything can be rebuilt from: a broker's default of seven days would throw it away.
-    "retention.ms": "-1",
     # The time at which the log took the record, as in the embedded log, not what a sender's clock said.
     "message.timestamp.type": "LogAppendTime",
 }
@@ -54,17 +55,18 @@ class KafkaEventLog:
             topic: letters, digits, dot, dash and underscore.
             n_partitions: of a topic made now; one that exists keeps its number.
             options: `security_protocol`, `ssl_*`, `sasl_*`, `client_id`, `*_timeout_ms`, handed to the client
-                as they are, and `replication_factor` of a topic made now (default: the broker's).
+                as they are; and for a topic made now `replication_factor` (default: the broker's) and
+                `retention_days`, after which the brokers drop a record (default: never).
         Raises:
             ConfigurationError: an option that is not one of these, or a topic's name that cannot be.
             LogError: no broker answers, or the topic can be neither found nor made.
         """
-        client_options = {name: value for name, value in options.items() if name != "replication_factor"}
+        client_options = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
         unknown = sorted(name for name in client_options if not _CLIENT_OPTIONS.fullmatch(name))
         if unknown:
             raise ConfigurationError(
                 f"log options {unknown} are none; use security_protocol, ssl_*, sasl_*, client_id, *_timeout_ms "
-                "or replication_factor"
+                "replication_factor or retention_days"
             )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", topic):
             raise ConfigurationError(f"topic {topic!r}: use letters, digits, dots, dashes and underscores")
@@ -86,7 +88,7 @@ class KafkaEventLog:
         self._following: dict[int, int] = {}
         self._turn = 0
         with self._errors("opened"):
-            self._n_partitions = self._find_or_create(n_partitions, options.get("replication_factor", -1))
+            self._n_partitions = self._find_or_create(n_partitions, options)
 
     @property
     def n_partitions(self) -> int:
@@ -155,17 +157,19 @@ class KafkaEventLog:
         if consumer is not None:
             consumer.close(autocommit=False)
 
-    def _find_or_create(self, n_partitions: int, replication_factor: object) -> int:
+    def _find_or_create(self, n_partitions: int, options: Mapping[str, object]) -> int:
         """Number of partitions of the topic, made when it is not there."""
         admin = KafkaAdminClient(**self._client)
         try:
             found = self._partitions_found(admin)
             if found:
                 return found
+            days = options.get("retention_days")
+            retention_ms = -1 if days is None else int(float(str(days)) * _DAY_MS)
             settings = {
                 "num_partitions": n_partitions,
-                "replication_factor": replication_factor,
-                "configs": _TOPIC_SETTINGS,
+                "replication_factor": options.get("replication_factor", -1),
+                "configs": {**_TOPIC_SETTINGS, "retention.ms": str(retention_ms)},
             }
             try:
                 admin.create_topics({self._topic: settings}, wait_for_metadata=True)

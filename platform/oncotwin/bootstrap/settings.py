@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """Event log: ``embedded:DIR`` or ``kafka://HOST:PORT[,HOST:PORT]``; by default embedded under ``home``."""
     log_options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the Kafka client as they are: ``security_protocol``, ``ssl_cafile``, ``sasl_mechanism`` ..."""
+    log_retention_days: float = Field(default=90.0, gt=0)
+    """After so many days the brokers drop what a topic of ours holds; for topics that do not exist yet."""
     topic: str = "events"
     """Topic that carries the hospital's events."""
     partitions: int = Field(default=8, ge=1, le=1024)

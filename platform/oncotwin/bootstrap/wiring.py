@@ -74,7 +74,10 @@ def open_log(settings: Settings, topic: str | None = None) -> EventLog:
 
     A Kafka topic is not sealed: others write and read it, and its retention bounds what it holds.
     """
-    log = open_event_log(settings.log_url, topic or settings.topic, settings.partitions, settings.log_options)
+    options = dict(settings.log_options)
+    if settings.log_url.startswith("kafka:"):
+        options.setdefault("retention_days", settings.log_retention_days)
+    log = open_event_log(settings.log_url, topic or settings.topic, settings.partitions, options)
     if not settings.log_url.startswith("embedded:"):
         return log
     from oncotwin.adapters.sealed_log import SealedLog
