@@ -20,7 +20,7 @@ from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Plan, Treatment
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.twin_store import JournalEntry
-from oncotwin.twin.amendments import MOVED, as_patient, settle
+from oncotwin.twin.amendments import MOVED, arrivals, as_patient, settle
 from oncotwin.twin.timeline import Item
 
 FoldKey = tuple[datetime, str, str]
@@ -241,9 +241,12 @@ def needs_guard(accepted: Iterable[Accepted]) -> bool:
     event that it corrects, and where a result was entered in error: no state remembers a report that was never folded.
     """
     events = {event.header.key: event for event in accepted}
-    return any(
-        isinstance(e, Consent | Arrival)
+    # What came and was taken back leaves no mark: whether it ever came depends on the order of arrival.
+    came = arrivals(events.values())
+    return bool(came) or any(
+        isinstance(e, Consent)
         or (isinstance(e, Correction) and e.supersedes not in events)
         or any(header.result_id is not None and header.status == "entered-in-error" for header in _headers(e))
         for e in events.values()
+        if not isinstance(e, Arrival)
     )
