@@ -208,13 +208,14 @@ class Worker:
         )
         if held != self._epochs:
             self._reset()
-            self._epochs = dict(held)
             stored = self._store.offsets(settings.log_name)
             begin = self._log.begin_offsets()
-            self._positions = {p: stored.get(p, begin.get(p, 0)) for p in self._epochs}
+            self._positions = {p: stored.get(p, begin.get(p, 0)) for p in held}
             self._sources = {**self._store.sources(), **settings.sources}
             # Whoever had these partitions before may have died between a commit and what it orders.
             self._erase()
+            # Last: a lease counts once it is known where to read, whatever failed on the way.
+            self._epochs = dict(held)
         elif self._versions and self._store.erased(list(self._versions)):
             # Somebody else erased a patient whom we have in memory.
             self._reset()
