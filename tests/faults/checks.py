@@ -1,0 +1,225 @@
+"""What must be true of a store, whatever happened on the way to it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine, select
+
+from oncotwin.adapters.sql_store import SqlTwinStore, schema
+from oncotwin.domain.amendment import Rejection
+from oncotwin.domain.canonical import canonical_json
+from oncotwin.domain.ids import EventKey, TwinId
+from oncotwin.domain.validation import Policy, admit
+from oncotwin.ports.event_log import LogRecord, NewRecord
+from oncotwin.ports.twin_store import JournalEntry
+from oncotwin.twin.amendments import MOVED
+from oncotwin_flows.outgoing import ALERTED, ESTIMATED, REJECTED
+from oncotwin_flows.refusals import dead_letter
+from tests.faults.population import POISON
+from tests.faults.scheduler import BEGIN
+
+
+
+class DifferenceError(Exception):
+    """A store is not what it must be."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a store believes at last.
+
+    An alert that stands is not raised again when its event is folded once more, though its size may have changed: the
+    alerts' wording is not compared.
+
+    Attributes:
+        states: digest of each twin that has any event; estimates: (source, id, body) in order of clinical time.
+    """
+
+    states: Mapping[TwinId, str]
+    estimates: Mapping[TwinId, list[tuple[str, str, bytes]]]
+    alerts: Mapping[TwinId, dict[str, tuple[str, str, datetime, datetime, str]]]
+    journal: Mapping[TwinId, dict[EventKey, str]]
+
+
+def picture(store: SqlTwinStore) -> Picture:
+    """Look at a store; twins none of whose events were kept are left out."""
+    heads = store.twin_heads()
+    rows = {twin: store.journal(twin) for twin in heads}
+    twins = sorted(twin for twin, entries in rows.items() if entries)
+    # How often an event went to and fro before it came to rest depends on the order of arrival, and so does whether
+    # poison was retracted before it was folded.
+    journal = {
+        twin: {e.key: e.content_hash for e in rows[twin] if not is_move(e) and not e.event_id.startswith(POISON)}
+        for twin in twins
+    }
+    states = {twin: row.digest for twin, row in store.latest_snapshots(twins).items()}
+    estimates = {twin: [(e.source, e.event_id, e.body) for e in store.estimates(twin)] for twin in twins}
+    alerts = {twin: {a.alert_id: (a.kind, a.observable, a.time, a.since, a.severity) for a in store.alerts(twin)} for twin in twins}
+    return Picture(states, estimates, alerts, journal)
+
+
+def compare(found: Picture, expected: Picture) -> None:
+    """Hold one store against another.
+
+    Raises:
+        DifferenceError: they differ in anything that is believed.
+    """
+    for name in ("journal", "states", "estimates", "alerts"):
+        one, other = getattr(found, name), getattr(expected, name)
+        for twin in sorted(set(one) | set(other)):
+            if one.get(twin) != other.get(twin):
+                raise DifferenceError(f"{name} of {twin}: {_difference(one.get(twin), other.get(twin))}")
+
+
+def _difference(one: Any, other: Any) -> str:
+    """What one of two collections has and the other has not."""
+    if not isinstance(one, dict | list) or not isinstance(other, dict | list):
+        return f"{one} instead of {other}"
+    left = list(one.items()) if isinstance(one, dict) else one
+    right = list(other.items()) if isinstance(other, dict) else other
+    more = [entry for entry in left if entry not in right]
+    less = [entry for entry in right if entry not in left]
+    if not more and not less:
+        return f"another order: {[entry[:-1] for entry in left]} instead of {[entry[:-1] for entry in right]}"
+    return f"{more} is too much, {less} is missing"
+
+
+def originals(store: SqlTwinStore) -> list[JournalEntry]:
+    """What the hospitals sent and the store accepted, in the order of clinical time."""
+    entries = [entry for twin in store.twin_heads() for entry in store.journal(twin) if not is_move(entry)]
+    return sorted(entries, key=lambda entry: (entry.time, entry.source, entry.event_id))
+
+
+def is_move(entry: JournalEntry) -> bool:
+    """Whether the platform made this row itself."""
+    return entry.kind == MOVED
+
+
+def check_nothing_lost(store: SqlTwinStore, sent: Iterable[NewRecord]) -> None:
+    """Everything that was sent is in the journal once, or refused with a reason; and nothing else is.
+
+    Raises:
+        DifferenceError: an event was lost, doubled or made up.
+    """
+    policy = Policy(BEGIN, clock_skew=timedelta(days=1))
+    contents: dict[EventKey, set[str]] = defaultdict(set)
+    refused: set[str] = set()
+    for record in sent:
+        _, item = admit(record.value, record.headers, policy)
+        if isinstance(item, Rejection):
+            refused.add(dead_letter(item, BEGIN).rejection_id)
+        else:
+            contents[item.header.key].add(item.header.content_hash)
+    kept = {entry.key: entry for entry in originals(store)}
+    letters: dict[EventKey | None, set[str]] = defaultdict(set)
+    for letter in store.dead_letters(None):
+        if letter.rejection_id in refused:
+            refused.discard(letter.rejection_id)
+        elif letter.reason_code in ("conflicting_duplicate", "fold_failed"):
+            _, item = admit(_posted(letter.raw), (), policy)
+            if isinstance(item, Rejection):
+                raise DifferenceError(f"letter {letter.rejection_id} cannot be read any more: {item.reason}")
+            if letter.reason_code == "fold_failed" and not item.header.event_id.startswith(POISON):
+                raise DifferenceError(f"good event {item.header.key} was refused: {letter.reason}")
+            letters[item.header.key].add(item.header.content_hash)
+        else:
+            raise DifferenceError(f"letter of what nobody sent: {letter}")
+    if refused:
+        raise DifferenceError(f"{len(refused)} refused events are in no letter")
+    for key, hashes in contents.items():
+        entry = kept.pop(key, None)
+        there = set(letters.pop(key, ())) | ({entry.content_hash} if entry is not None else set())
+        if entry is None and not key[1].startswith(POISON):
+            raise DifferenceError(f"event {key} is lost: neither it nor another of its name is in the journal")
+        if there != hashes:
+            raise DifferenceError(f"event {key} came with {len(hashes)} contents, {len(there)} are kept")
+    if kept or letters:
+        raise DifferenceError(f"events that nobody sent: {sorted(kept)} {letters}")
+
+
+def _posted(raw: bytes) -> bytes:
+    """The event as it was posted, of a letter that holds the word by which it reached another patient."""
+    content = json.loads(raw)
+    return canonical_json(content["event"]) if "event" in content else raw
+
+
+def check_versions(engine: Engine) -> None:
+    """Each version of each twin was committed once, the last is what stands.
+
+    Raises:
+        DifferenceError: a version is missing or is not what the store shows.
+    """
+    beliefs, twins, snapshots = schema.beliefs, schema.twins, schema.snapshots
+    with engine.connect() as connection:
+        heads = {r.twin_id: r.version for r in connection.execute(select(twins.c.twin_id, twins.c.version))}
+        rows = connection.execute(select(beliefs).order_by(beliefs.c.twin_id, beliefs.c.version)).all()
+        present = {
+            (r.twin_id, r.position, r.n_folded): r.digest for r in connection.execute(select(snapshots)).all()
+        }
+    versions: dict[TwinId, list[int]] = defaultdict(list)
+    positions: dict[TwinId, int] = {}
+    for row in rows:
+        versions[row.twin_id].append(row.version)
+        if row.position <= positions.get(row.twin_id, 0):
+            raise DifferenceError(f"version {row.version} of {row.twin_id} has no position of its own")
+        positions[row.twin_id] = row.position
+        if row.version == heads[row.twin_id]:
+            found = present.get((row.twin_id, row.position, row.n_folded))
+            if found is None or found != row.digest.decode():
+                raise DifferenceError(f"{row.twin_id}: snapshot {found} is not what was believed, {row.digest.hex()}")
+    for twin, head in heads.items():
+        if versions.get(twin, []) != list(range(1, head + 1)):
+            raise DifferenceError(f"versions of {twin}: {versions.get(twin, [])}, the head is {head}")
+
+
+def check_outbox(engine: Engine, topics: Mapping[str, Iterable[LogRecord]]) -> None:
+    """What a consumer that drops doubles by id has received is what was put aside, and that is what must be told.
+
+    Raises:
+        DifferenceError: a message is missing, made up, or differs when it is sent again.
+    """
+    table, beliefs, letters = schema.outbox, schema.beliefs, schema.dead_letters
+    with engine.connect() as connection:
+        rows = {r.message_key: r for r in connection.execute(select(table.c.message_key, table.c.published))}
+        told = {
+            f"{ESTIMATED}:{r.twin_id}:{r.version}": r.rewound_to is not None
+            for r in connection.execute(select(beliefs))
+        }
+        refused = {f"{REJECTED}:{r.rejection_id}" for r in connection.execute(select(letters.c.rejection_id))}
+        alerts = set(connection.scalars(select(schema.alerts.c.alert_id)))
+    waiting = [key for key, row in rows.items() if not row.published]
+    if waiting:
+        raise DifferenceError(f"not published: {waiting}")
+    received: dict[str, tuple[bytes, object]] = {}
+    for topic, records in topics.items():
+        for record in records:
+            key = f"{topic}:{dict(record.headers)['ce_id'].decode()}"
+            content = (record.value, record.headers)
+            if received.setdefault(key, content) != content:
+                raise DifferenceError(f"message {key} was sent twice with different content")
+    if set(received) != set(rows):
+        raise DifferenceError(f"messages received and put aside differ: {sorted(set(received) ^ set(rows))}")
+    missing = {key for key, must in told.items() if must} - set(rows)
+    if missing:
+        raise DifferenceError(f"commits that nobody was told of: {sorted(missing)}")
+    for key in rows:
+        topic = key.partition(":")[0]
+        if topic == ESTIMATED and key not in told:
+            raise DifferenceError(f"an estimate of no commit was told: {key}")
+        if topic == REJECTED and key not in refused:
+            raise DifferenceError(f"a refusal that is none was told: {key}")
+        if topic == ALERTED and key.split(":")[1] not in alerts:
+            raise DifferenceError(f"an alert that is none was told: {key}")
+    if not alerts <= {key.split(":")[1] for key in rows if key.startswith(ALERTED)}:
+        raise DifferenceError("alerts that nobody was told of")
+
+
+def as_sent(entry: JournalEntry) -> NewRecord:
+    """A journal row as the record that brought it."""
+    return NewRecord(entry.twin_id, entry.payload)

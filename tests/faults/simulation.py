@@ -1,0 +1,164 @@
+"""Simulate faults by the thousand: one seed, one schedule, one answer.
+
+    python -m tests.faults.simulation --seed 17          replays one seed and prints what happened
+    python -m tests.faults.simulation --first 1 --n 500  runs many
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from oncotwin.domain.bundle import ModelBundle
+from oncotwin.filters.unscented import UnscentedFilter
+from oncotwin.models.androgen import AndrogenSuppression
+from oncotwin.models.base import Observable
+from oncotwin.models.tumour_burden import TumourBurden
+from oncotwin.twin.drift import DriftSettings
+from oncotwin.twin.fold import Binding, bind
+from tests.faults.checks import (
+    as_sent,
+    check_nothing_lost,
+    check_outbox,
+    check_versions,
+    compare,
+    originals,
+    picture,
+)
+from tests.faults.databases import Databases
+from tests.faults.population import Population, draw_population
+from tests.faults.weather import PAIRS, Weather, draw_weather
+from tests.faults.world import VERSION, World, poisoned_kernel, undisturbed
+from tests.unit.twin.trend_model import TrendModel
+
+
+@dataclass
+class Tally:
+    """What some seeds found.
+
+    Attributes:
+        failures: seed and what was wrong.
+    """
+
+    n: int = 0
+    coverage: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Add another's seeds."""
+        self.n += other.n
+        self.coverage.update(other.coverage)
+        self.kinds.update(other.kinds)
+        self.failures += other.failures
+
+    @property
+    def missed(self) -> list[tuple[str, str]]:
+        """Pairs of consecutive steps between which nothing crashed."""
+        return [pair for pair in PAIRS if not self.coverage[pair]]
+
+
+@lru_cache(maxsize=2)
+def binding(built_in: bool, version: str = VERSION) -> Binding:
+    """The shipped models, or two that are linear and fold in a tenth of the time."""
+    models = (
+        [TumourBurden(), AndrogenSuppression()]
+        if built_in
+        else [
+            TrendModel(observables=(Observable("longest_diameter", "mm", True, 1.0),)),
+            TrendModel(name="marker", observables=(Observable("psa", "ng/mL", True, 0.1),)),
+        ]
+    )
+    return bind(version, ModelBundle({}), models, UnscentedFilter(), DriftSettings())
+
+
+def simulate(seed: int, databases: Databases, tally: Tally, *, show: bool = False) -> None:
+    """Run one seed and check everything.
+
+    Raises:
+        Exception: what was wrong; the seed replays it.
+    """
+    rng = random.Random(seed)
+    weather, population = draw_weather(rng), draw_population(rng)
+    engine = databases.postgres() if databases.has_postgres and seed % 10 == 0 else databases.sqlite()
+    world = World(rng, weather, population, engine, binding(weather.built_in))
+    try:
+        with poisoned_kernel():
+            world.run()
+            check(world, weather, databases)
+    finally:
+        tally.n += 1
+        tally.coverage.update(world.coverage)
+        tally.kinds.update(world.kinds)
+        databases.drop(engine)
+        if show:
+            print(weather, "\n".join(world.scheduler.trace), sep="\n")
+
+
+def check(world: World, weather: Weather, databases: Databases) -> None:
+    """Hold a world at its end against what was sent, and against an undisturbed one of the same events."""
+    store = world.store()
+    check_nothing_lost(store, (record for batch in world.population.deliveries for record in batch))
+    check_versions(world.engine)
+    check_outbox(
+        world.engine,
+        {name: [r for partition in topic.partitions for r in partition] for name, topic in world.out.items()},
+    )
+    records = tuple(as_sent(entry) for entry in originals(store))
+    engine = databases.sqlite()
+    quiet = World(
+        random.Random(0), undisturbed(weather), Population(world.population.patients, (), (records,)), engine,
+        world.binding,
+    )
+    try:
+        quiet.run()
+        compare(picture(store), picture(quiet.store()))
+    finally:
+        databases.drop(engine)
+
+
+def run(seeds: Iterable[int], databases: Databases) -> Tally:
+    """Run seeds, keeping what failed."""
+    tally = Tally()
+    for seed in seeds:
+        try:
+            simulate(seed, databases, tally)
+        except Exception as error:  # every kind of failure is a finding, and the next seed may find another
+            tally.failures.append((seed, f"{type(error).__name__}: {error}"))
+    return tally
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.simulation", description=main.__doc__)
+    parser.add_argument("--seed", type=int, help="replay this one and print what happened")
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--n", type=int, default=100)
+    arguments = parser.parse_args()
+    databases = Databases()
+    try:
+        if arguments.seed is not None:
+            simulate(arguments.seed, databases, Tally(), show=True)
+            return
+        begun = time.monotonic()
+        tally = run(range(arguments.first, arguments.first + arguments.n), databases)
+        seconds = time.monotonic() - begun
+    finally:
+        databases.close()
+    print(f"{tally.n} seeds in {seconds:.1f} s, {tally.n / seconds:.1f} a second; {len(tally.failures)} failed")
+    print(dict(tally.kinds))
+    for seed, what in tally.failures[:20]:
+        print(f"seed {seed}: {what[:600]}")
+    if tally.missed:
+        print(f"no crash between: {tally.missed}")
+    sys.exit(bool(tally.failures))
+
+
+if __name__ == "__main__":
+    main()
