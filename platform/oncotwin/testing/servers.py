@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 KAFKA_FOLDER = Path(__file__).resolve().parents[3] / "deploy" / "kafka"
@@ -36,7 +37,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure_port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised_port},SECURE://127.0.0.1:{secure_port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SECURE:SASL_SSL
@@ -69,13 +70,15 @@ class KafkaBroker:
     user = "oncotwin"
     password = "only-on-loopback"
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, advertised_port: int | None = None) -> None:
         """Prepare a broker; nothing is started.
 
         Args:
             folder: for its settings, data and log; made when missing, kept when the broker ends.
             port: of the plain-text listener; a free one when not given.
+            advertised_port: where clients of that listener are sent, a proxy's; by default its own.
         """
+        self._advertised_port = advertised_port
         self._folder = folder
         self._ports = _free_ports(3)
         if port is not None:
@@ -86,6 +89,11 @@ class KafkaBroker:
     def bootstrap(self) -> str:
         """HOST:PORT for clients."""
         return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def port(self) -> int:
+        """Of the plain-text listener."""
+        return self._ports[0]
 
     @property
     def url(self) -> str:
@@ -181,6 +189,7 @@ class KafkaBroker:
                 port=port,
                 secure_port=secure_port,
                 controller_port=controller_port,
+                advertised_port=self._advertised_port or port,
                 user=self.user,
                 password=self.password,
             )
@@ -212,7 +221,10 @@ class KafkaBroker:
 
 
 class PostgresServer:
-    """PostgreSQL on a Unix socket in a temporary folder; use it as a context manager."""
+    """PostgreSQL on a Unix socket in a temporary folder; use it as a context manager.
+
+    It can be killed and started again on the same data.
+    """
 
     def __init__(self) -> None:
         """Prepare a server; nothing is started."""
@@ -234,21 +246,74 @@ class PostgresServer:
         """Address of a database as SQLAlchemy takes it."""
         return str(self._server.get_uri(database=database, driver="psycopg"))
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server's first process."""
+        return self._server.get_pid()
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would: its first process by SIGKILL, the others end when they see that."""
+        process = self._server.get_postmaster_info().process
+        assert process is not None
+        others = process.children()
+        process.kill()
+        _wait_for_end([process, *others])
+
+    def start(self) -> None:
+        """Bring it back on the same data and address after `kill`; returns when it answers.
+
+        Raises:
+            ServerError: it does not.
+        """
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            try:
+                self._server.ensure_postgres_running()
+                return
+            except (subprocess.SubprocessError, AssertionError) as error:
+                if time.monotonic() > deadline:
+                    raise ServerError(f"PostgreSQL does not come back after it was killed: {error}") from error
+                time.sleep(0.2)
+
+    def terminate_connections(self, url: str) -> int:
+        """Have the server cut every connection to a database, given by its address; returns how many."""
+        import psycopg
+
+        name = urlsplit(url).path.lstrip("/")
+        with psycopg.connect(self._server.get_uri(database="postgres"), autocommit=True) as connection:
+            cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
+            found = connection.execute(cut, (name,)).fetchone()
+        return int(found[0]) if found else 0
+
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """A new, empty database; yields its address and drops it afterwards, connections and all."""
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """A new database; yields its address and drops it afterwards, connections and all.
+
+        Args:
+            template: database to copy, which nobody may be connected to; by default an empty one.
+        """
         import psycopg
 
         self._n_databases += 1
         name = f"test_{os.getpid()}_{self._n_databases}"
         plain = self._server.get_uri(database="postgres")
         with psycopg.connect(plain, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
         try:
             yield self.url(name)
         finally:
             with psycopg.connect(plain, autocommit=True) as connection:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def _wait_for_end(processes: list[Any]) -> None:
+    """Wait until processes (psutil's) are gone; those that linger are killed."""
+    import psutil
+
+    _, left = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=_STOP_TIMEOUT_S)
 
 
 def fetch_kafka() -> Path:
