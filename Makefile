@@ -51,6 +51,10 @@ bench: $(VENV)/.dev kafka ## run every benchmark, peers in environments of their
 	$(BIN)/python -m tests.benchmarks.render; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## feed N=1000000 inputs to everything that reads bytes from outside, guided by coverage (SEED=1)
+	$(BIN)/python -m tests.faults.fuzz --n $(or $(N),1000000) --seed $(or $(SEED),1) $(ARGS)
+
 .PHONY: kafka
 kafka: $(VENV)/.dev ## fetch the Kafka broker for tests by Maven (needs Java 17+ and Maven)
 	@$(BIN)/python -m oncotwin.testing.servers --fetch

@@ -25,7 +25,8 @@ def resubmit_letters(
     lines = [letter.raw for letter in letters] if mended is None else [line for line in mended if line.strip()]
     report = intake.ingest(line.replace(b"\n", b" ") for line in lines)
     refused = {number for number, _ in report.rejections}
-    good = [number not in refused for number in range(1, len(lines) + 1)]
+    # A letter that was kept without bytes sends nothing, and so it stays open.
+    good = [number not in refused and bool(line.strip()) for number, line in enumerate(lines, 1)]
     closed = _in_place(letters, good) if mended is None else _answered(letters, lines, good)
     store.mark_resubmitted(closed)
     return {

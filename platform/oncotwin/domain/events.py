@@ -144,6 +144,8 @@ def as_structured(value: bytes | None, headers: Headers = ()) -> bytes:
         attributes["data"] = strict_json.loads(raw)
         return canonical.canonical_json(attributes)
     except (EventError, ValueError):
+        # Read, it may still hold a number that canonical JSON has no word for.
+        attributes.pop("data", None)
         attributes["data_base64"] = base64.b64encode(raw).decode("ascii")
         return canonical.canonical_json(attributes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -208,3 +209,13 @@ def test_a_record_in_binary_mode_is_kept_whole() -> None:
     assert damaged["id"] == event.id
     assert damaged["data_base64"] == "e29vcHM="
     assert as_structured(b"anything", ()) == b"anything"
+
+
+def test_a_record_in_binary_mode_is_kept_whatever_numbers_it_holds() -> None:
+    value, headers = encode_record(parse_event(line(LESION)))
+    broken = value.replace(b'"target-1"', b'-9223372036854775808')
+    assert broken != value
+    with pytest.raises(EventError):
+        decode_record(broken, headers)
+    kept = json.loads(as_structured(broken, headers))
+    assert "data" not in kept and base64.b64decode(kept["data_base64"]) == broken

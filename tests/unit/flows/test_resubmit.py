@@ -91,3 +91,17 @@ def test_bytes_without_an_id_are_answered_by_their_place() -> None:
 
 def test_what_is_still_bad_stays_open_when_sent_again_unmended() -> None:
     assert closed_by([bad("a"), bad("b")], None) == [False, False]
+
+
+def test_a_letter_that_was_kept_without_bytes_stays_open() -> None:
+    letters, store = [dead_letter(judged(b""), NOW), dead_letter(judged(b" \n"), NOW)], FakeStore()
+    counts = resubmit_letters(store, Blankless(), letters, None)  # type: ignore[arg-type]
+    assert (counts["closed"], store.closed) == (0, [])
+
+
+class Blankless(FakeIntake):
+    """Passes over blank lines, as the intake does."""
+
+    def ingest(self, lines: Any) -> IntakeReport:
+        assert not [line for line in lines if line.strip()]
+        return IntakeReport()

@@ -4,6 +4,7 @@ import csv
 import gzip
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -159,7 +160,7 @@ def rows(path: Path, needed: Iterable[str]) -> Iterator[Row]:
                     yield Row(table.line_num, cells)
             if empty:
                 raise TableError(f"{path.name}: has a header and no rows; export it again")
-    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise TableError(f"{path.name}: not a CSV table in UTF-8 ({error}); export it again") from error
 
 
