@@ -11,9 +11,8 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,20 +30,49 @@ _NONCE_BYTES = 12
 _MAX_CACHED = 200_000
 
 
-class _Ciphers(NamedTuple):
-    """What is derived from one patient's key, once."""
+class PatientSealer:
+    """Seals for one patient, for as long as one piece of work: it does not ask again whether the key still is.
 
-    key: bytes
-    cipher: AESGCM
-    commitment_key: bytes
+    Source:
+        RFC 5869, section 2.3: the keys of cipher and commitment are told apart, with one block each.
+    """
+
+    __slots__ = ("_cipher", "_commitment_key", "_name", "key")
+
+    def __init__(self, twin_id: TwinId, key: bytes) -> None:
+        self.key = key
+        self._name = twin_id.encode()
+        self._cipher = AESGCM(_derived(key, b"oncotwin seal"))
+        self._commitment_key = _derived(key, b"oncotwin commitment")
+
+    def seal(self, data: bytes) -> bytes:
+        """Sealed data."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return MARK + nonce + self._cipher.encrypt(nonce, data, self._name)
+
+    def seal_text(self, text: str) -> str:
+        """Sealed text."""
+        return TEXT_MARK + base64.b64encode(self.seal(text.encode())).decode("ascii")
+
+    def unseal(self, data: bytes) -> bytes:
+        """What was sealed.
+
+        Raises:
+            InvalidTag, ValueError: it was altered, or is another's.
+        """
+        begin = len(MARK) + _NONCE_BYTES
+        return self._cipher.decrypt(data[len(MARK) : begin], data[begin:], self._name)
+
+    def commitment(self, data: bytes) -> bytes:
+        """Keyed commitment."""
+        return hmac.digest(self._commitment_key, data, "sha256")
 
 
 class Sealer:
     """Seals under the keys of a key store; usable from any number of threads.
 
     Source:
-        NIST SP 800-38D (AES-GCM; random 96-bit nonces serve for 2^32 seals under one key); RFC 2104 (HMAC); the keys of
-        cipher and commitment are told apart as in RFC 5869, section 2.3, with one block each.
+        NIST SP 800-38D (AES-GCM; random 96-bit nonces serve for 2^32 seals under one key); RFC 2104 (HMAC).
     """
 
     seals = True
@@ -52,7 +80,7 @@ class Sealer:
 
     def __init__(self, keys: KeyStore) -> None:
         self._keys = keys
-        self._ciphers: dict[TwinId, _Ciphers] = {}
+        self._patients: dict[TwinId, PatientSealer] = {}
 
     def seal(self, twin_id: TwinId, data: bytes) -> bytes:
         """Data that only this patient's key opens; "" is the installation.
@@ -60,9 +88,7 @@ class Sealer:
         Raises:
             ErasedError: the key was destroyed. StoreError: the key store does not answer.
         """
-        cipher = self._of(twin_id, make=True).cipher
-        nonce = os.urandom(_NONCE_BYTES)
-        return MARK + nonce + cipher.encrypt(nonce, data, twin_id.encode())
+        return self.of(twin_id).seal(data)
 
     def unseal(self, twin_id: TwinId, data: bytes) -> bytes:
         """The data again; what is not sealed is given back as it is.
@@ -72,10 +98,8 @@ class Sealer:
         """
         if not is_sealed(data):
             return data
-        cipher = self._of(twin_id, make=False).cipher
-        begin = len(MARK) + _NONCE_BYTES
         try:
-            return cipher.decrypt(data[len(MARK) : begin], data[begin:], twin_id.encode())
+            return self.of(twin_id, make=False).unseal(data)
         except (InvalidTag, ValueError):
             raise StoreError(
                 f"sealed data of {twin_id or 'the installation'!r} does not open: it was altered, moved from another "
@@ -84,7 +108,7 @@ class Sealer:
 
     def seal_text(self, twin_id: TwinId, text: str) -> str:
         """As `seal`, for a column of text."""
-        return TEXT_MARK + base64.b64encode(self.seal(twin_id, text.encode())).decode("ascii")
+        return self.of(twin_id).seal_text(text)
 
     def unseal_text(self, twin_id: TwinId, text: str) -> str:
         """As `unseal`, for a column of text."""
@@ -102,7 +126,15 @@ class Sealer:
         Raises:
             ErasedError: the key was destroyed.
         """
-        return hmac.digest(self._of(twin_id, make=True).commitment_key, data, "sha256")
+        return self.of(twin_id).commitment(data)
+
+    def committer(self, twin_id: TwinId) -> Callable[[bytes], bytes]:
+        """Makes commitments under one patient's key, which is asked for once.
+
+        Raises:
+            ErasedError: the key was destroyed.
+        """
+        return self.of(twin_id).commitment
 
     def prepare(self, twin_ids: Iterable[TwinId]) -> None:
         """Fetch the keys of many patients in one go, making those that are missing."""
@@ -114,22 +146,27 @@ class Sealer:
 
     def close(self) -> None:
         """Close the key store and forget what was derived from its keys."""
-        self._ciphers.clear()
+        self._patients.clear()
         self._keys.close()
 
-    def _of(self, twin_id: TwinId, *, make: bool) -> _Ciphers:
-        """Ciphers of a patient; the key store is asked every time, as it knows which keys were destroyed."""
+    def of(self, twin_id: TwinId, *, make: bool = True) -> PatientSealer:
+        """What seals for one patient; the key store is asked every time, as it knows which keys were destroyed.
+
+        Args:
+            make: make the key where there is none yet.
+        Raises:
+            ErasedError: the key was destroyed. StoreError: there is none and none was to be made.
+        """
         try:
             key = self._keys.key(twin_id, make=make)
         except ErasedError:
-            self._ciphers.pop(twin_id, None)
+            self._patients.pop(twin_id, None)
             raise
-        found = self._ciphers.get(twin_id)
+        found = self._patients.get(twin_id)
         if found is None or found.key is not key:
-            if len(self._ciphers) >= _MAX_CACHED:
-                self._ciphers.clear()
-            found = _Ciphers(key, AESGCM(_derived(key, b"oncotwin seal")), _derived(key, b"oncotwin commitment"))
-            self._ciphers[twin_id] = found
+            if len(self._patients) >= _MAX_CACHED:
+                self._patients.clear()
+            found = self._patients[twin_id] = PatientSealer(twin_id, key)
         return found
 
 
@@ -167,6 +204,10 @@ class PlainSealer(Sealer):
     def commitment(self, twin_id: TwinId, data: bytes) -> bytes:
         """A hash that anybody can compute."""
         return hashlib.sha256(twin_id.encode() + b"\x00" + data).digest()
+
+    def committer(self, twin_id: TwinId) -> Callable[[bytes], bytes]:
+        """Makes hashes."""
+        return lambda data: self.commitment(twin_id, data)
 
     def prepare(self, twin_ids: Iterable[TwinId]) -> None:
         """Nothing to fetch."""

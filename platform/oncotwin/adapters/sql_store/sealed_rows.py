@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import orjson
 
-from oncotwin.adapters.sealing import Sealer, is_sealed, owner
+from oncotwin.adapters.sealing import PatientSealer, Sealer, is_sealed, owner
 from oncotwin.adapters.sql_store.records import storable
 from oncotwin.domain.errors import ErasedError
 from oncotwin.domain.ids import TwinId
@@ -77,36 +77,23 @@ class RowSealer:
         """One twin's share of a commit."""
         if not self._seals:
             return twin
-        return replace(
-            twin, journal=tuple(map(self._entry, twin.journal)), snapshots=tuple(map(self._snapshot, twin.snapshots)),
-            estimates=tuple(map(self._estimate, twin.estimates)), alerts=tuple(map(self.alert, twin.alerts)),
+        patient = self._sealer.of(owner(twin.twin_id))
+        return TwinCommit(
+            twin.twin_id, twin.expected_version, twin.new_version, twin.model_version,
+            tuple(_snapshot(row, patient) for row in twin.snapshots),
+            tuple(_entry(entry, patient) for entry in twin.journal),
+            tuple(_estimate(row, patient) for row in twin.estimates), tuple(map(self.alert, twin.alerts)),
+            twin.rewound_to, twin.rewound_by,
         )
-
-    def _entry(self, entry: JournalEntry) -> JournalEntry:
-        seal = self._sealer
-        whose = owner(entry.twin_id)
-        return replace(
-            entry, payload=seal.seal(whose, entry.payload), content_hash=seal.seal_text(whose, entry.content_hash)
-        )
-
-    def _snapshot(self, row: SnapshotRow) -> SnapshotRow:
-        """The digest goes into the belief; of the state it is computed again when it is read."""
-        whose, seal = owner(row.twin_id), self._sealer.seal
-        digest = seal(whose, row.digest.encode()).decode("latin-1")
-        return replace(row, state=seal(whose, row.state), digest=digest)
-
-    def _estimate(self, row: EstimateRow) -> EstimateRow:
-        content = _NIS.pack(row.nis is not None, row.nis or 0.0) + row.body
-        return replace(row, body=self._sealer.seal(owner(row.twin_id), content), nis=None)
 
     def alert(self, row: AlertRow) -> AlertRow:
         """An alert as it is kept."""
         if not self._seals:
             return row
-        whose = owner(row.twin_id)
+        patient = self._sealer.of(owner(row.twin_id))
         return replace(
-            row, message=self._sealer.seal_text(whose, row.message),
-            recommended=self._sealer.seal_text(whose, row.recommended), body=self._sealer.seal(whose, row.body),
+            row, message=patient.seal_text(row.message), recommended=patient.seal_text(row.recommended),
+            body=patient.seal(row.body),
         )
 
     def message(self, row: OutboxRow, names: Mapping[str, str] | None = None) -> OutboxRow:
@@ -122,17 +109,18 @@ class RowSealer:
         key = row.message_key
         if names and key.startswith(_REJECTED):
             key = _REJECTED + names.get(key.removeprefix(_REJECTED), key.removeprefix(_REJECTED))
-        return replace(row, message_key=key, value=self._sealer.seal(owner(row.key), content), headers=())
+        sealed = self._sealer.of(owner(row.key)).seal(content)
+        return OutboxRow(row.topic, row.key, key, sealed, (), row.alert_id)
 
     def letter(self, letter: DeadLetter) -> DeadLetter:
         """A dead letter as it is kept; its id, a hash of its bytes, becomes a keyed one."""
         if not self._seals:
             return letter
-        whose, seal = owner(letter.twin_id or INSTALLATION), self._sealer
+        patient = self._sealer.of(owner(letter.twin_id or INSTALLATION))
         return replace(
-            letter, rejection_id=self._name(letter), reason=seal.seal_text(whose, storable(letter.reason)),
-            where=seal.seal_text(whose, storable(letter.where)), raw=seal.seal(whose, letter.raw),
-            remedy=seal.seal_text(whose, storable(letter.remedy)),
+            letter, rejection_id=self._name(letter), reason=patient.seal_text(storable(letter.reason)),
+            where=patient.seal_text(storable(letter.where)), raw=patient.seal(letter.raw),
+            remedy=patient.seal_text(storable(letter.remedy)),
         )
 
     def _name(self, letter: DeadLetter) -> str:
@@ -217,3 +205,26 @@ class RowSealer:
             letter, reason=seal.unseal_text(whose, letter.reason), where=seal.unseal_text(whose, letter.where),
             remedy=seal.unseal_text(whose, letter.remedy), raw=seal.unseal(whose, letter.raw),
         )
+
+
+def _entry(entry: JournalEntry, patient: PatientSealer) -> JournalEntry:
+    return JournalEntry(
+        entry.source, entry.event_id, entry.twin_id, entry.kind, entry.time, entry.time_precision, entry.recorded_at,
+        entry.received_at, entry.status, patient.seal_text(entry.content_hash), patient.seal(entry.payload),
+        entry.position, entry.partition, entry.offset, entry.sequence, entry.supersedes,
+    )
+
+
+def _snapshot(row: SnapshotRow, patient: PatientSealer) -> SnapshotRow:
+    """The digest goes into the belief; of the state it is computed again when it is read."""
+    return SnapshotRow(
+        row.twin_id, row.time, row.n_folded, row.model_version, patient.seal(row.state),
+        patient.seal(row.digest.encode()).decode("latin-1"), row.position,
+    )
+
+
+def _estimate(row: EstimateRow, patient: PatientSealer) -> EstimateRow:
+    content = _NIS.pack(row.nis is not None, row.nis or 0.0) + row.body
+    return EstimateRow(
+        row.twin_id, row.time, row.source, row.event_id, row.model_version, patient.seal(content), None, row.position
+    )
