@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from oncotwin.adapters.keys import open_key_store
 from oncotwin.adapters.sealing import Sealer
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
+from oncotwin.domain.errors import ConfigurationError
 from oncotwin.testing.beliefs_conformance import BeliefsConformance
 from oncotwin.testing.lines_conformance import LinesConformance
 from oncotwin.testing.sequence_gaps_conformance import SequenceGapsConformance
@@ -64,3 +66,14 @@ class TestSealedPostgresTwinStore(TwinStoreConformance, BeliefsConformance, Line
     def open_store(self, postgres_database: str, tmp_path: Path) -> Iterator[OpenStore]:
         """A database of its own on the server of the whole run, the keys in a file."""
         yield from opener(postgres_database, f"sqlite:///{tmp_path}/keys/keys.sqlite")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_store_refuses_another_key_store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.sqlite" if kind == "sqlite" else request.getfixturevalue("postgres_database")
+    own, other = (f"sqlite:///{tmp_path}/{name}/keys.sqlite" for name in ("own", "other"))
+    for _ in range(2):
+        with closing(open_twin_store(url, sealer=Sealer(open_key_store(own)))) as store:
+            store.register_twins(["H1/p1"])
+    with closing(Sealer(open_key_store(other))) as sealer, pytest.raises(ConfigurationError, match="another key store"):
+        open_twin_store(url, sealer=sealer)

@@ -12,7 +12,7 @@ from oncotwin.domain.errors import ConfigurationError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0006"
+HEAD = "0007"
 """Schema of this release."""
 
 # One number for "somebody is migrating this database"; PostgreSQL's advisory locks are named by numbers.

@@ -325,3 +325,10 @@ lag_watch = Table(
     Column("since", BigInteger, nullable=False),
     Column("measured_at", BigInteger, nullable=False),
 )
+
+# What a store must find again whenever it is opened.
+installation = Table(
+    "installation", metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)

@@ -14,6 +14,7 @@ from oncotwin.adapters.sql_store.audit import AuditWriter, SqlAuditTrail, append
 from oncotwin.adapters.sql_store.commit import write_group, write_letters
 from oncotwin.adapters.sql_store.database import alone, among, bulk_insert, open_engine
 from oncotwin.adapters.sql_store.erasure import SqlErasures
+from oncotwin.adapters.sql_store.installation import bind_keys
 from oncotwin.adapters.sql_store.lines import SqlLines
 from oncotwin.adapters.sql_store.migrate import migrate
 from oncotwin.domain.errors import ConfigurationError, ErasedError, StaleVersionError, StoreError
@@ -30,11 +31,14 @@ def open_twin_store(url: str, *, sealer: Sealer | None = None, on_step: OnStep =
         sealer: seals what is kept of patients' data, and is closed with the store; without one data lie open.
         on_step: told of each named step of a commit (`COMMIT_STEPS`, `LINE_STEPS`, `PROMOTE_STEPS`).
     Raises:
-        ConfigurationError: no such address, or a store of a later release. StoreError: the database does not answer.
+        ConfigurationError: no such address, a store of a later release, or one that is sealed under another key store.
+            StoreError: the database does not answer.
     """
     engine = open_engine(url)
     try:
         migrate(engine)
+        if sealer is not None:
+            bind_keys(engine, sealer)
     except ConfigurationError:
         engine.dispose()
         raise
