@@ -10,7 +10,8 @@ the trade of storage for recomputation is A. Griewank 1992, doi:10.1080/10556789
 from __future__ import annotations
 
 WITHIN_FOLD = 8
-"""Inside one fold of many events states are kept at multiples of this at the closest: each ends a batch of kernels."""
+"""Inside one fold of many events states are kept at multiples of this, and no closer to each other or to its ends: each
+ends a batch of kernels, which costs as much as a dozen events."""
 
 
 def spacing(distance: int) -> int:
@@ -25,7 +26,7 @@ def is_kept(n_folded: int, head: int) -> bool:
 
 def next_kept(n_folded: int, head: int) -> int:
     """The state after ``n_folded`` at which a fold that goes on to ``head`` is to keep one; ``head`` at the latest."""
-    following = (n_folded // WITHIN_FOLD + 1) * WITHIN_FOLD
-    while following < head and not is_kept(following, head):
+    following = (n_folded + 2 * WITHIN_FOLD - 1) // WITHIN_FOLD * WITHIN_FOLD
+    while following + WITHIN_FOLD <= head and not is_kept(following, head):
         following += WITHIN_FOLD
-    return min(following, head)
+    return following if following + WITHIN_FOLD <= head else head
