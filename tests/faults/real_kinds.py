@@ -60,9 +60,13 @@ def worker_stopped(run: Run, turn: int) -> Wait:
     victim = run.start(at=(step, run.rng.randint(1, 3)), signal=signal.SIGSTOP)
     yield from run.wait_for(lambda: victim.ready)
     run.start()
-    yield from run.wait_for(lambda: victim.hit, 10.0)
+    yield from run.wait_for(lambda: victim.hit or run.is_idle(), 20.0)
+    if not victim.hit:
+        run.send_more(8)
+        yield from run.wait_for(lambda: victim.hit, 5.0)
     if not victim.hit:
         stop(victim.pid, signal.SIGSTOP)
+    run.fire("stopped")
     yield from run.pause(run.settings.lease_seconds * run.rng.uniform(1.2, 2.5))
     stop(victim.pid, signal.SIGCONT)
     yield from run.pause(1.5)
@@ -72,6 +76,7 @@ def broker_killed(run: Run, turn: int) -> Wait:
     """kill -9 of the broker, and its return."""
     _two(run) if turn % 2 else run.start()
     yield from _some_commits(run)
+    run.fire("broker")
     run.services.broker.kill()
     yield from run.pause(run.rng.uniform(0.0, 2.0))
     run.services.broker.start()
@@ -81,6 +86,7 @@ def postgres_killed(run: Run, turn: int) -> Wait:
     """kill -9 of PostgreSQL, and its return."""
     _two(run) if turn % 2 else run.start()
     yield from _some_commits(run)
+    run.fire("postgres")
     run.services.postgres.kill()
     yield from run.pause(run.rng.uniform(0.0, 2.0))
     run.services.postgres.start()
@@ -91,6 +97,7 @@ def database_cut(run: Run, turn: int) -> Wait:
     _two(run) if turn % 2 else run.start()
     yield from _some_commits(run)
     for _ in range(run.rng.randint(2, 6)):
+        run.fire("cut")
         run.services.postgres.terminate_connections(run.settings.store)
         yield from run.pause(run.rng.uniform(0.0, 0.3))
 
@@ -100,6 +107,7 @@ def log_cut(run: Run, turn: int) -> Wait:
     _two(run) if turn % 2 else run.start()
     yield from _some_commits(run)
     for _ in range(run.rng.randint(2, 6)):
+        run.fire("cut")
         if run.rng.random() < 0.5:
             run.services.proxy.cut(refuse_s=run.rng.uniform(0.0, 1.0))
         else:
@@ -119,7 +127,8 @@ def disk_full(run: Run, turn: int) -> Wait:
         filler = place / "filler"
         _fill(filler, run.rng.choice((0, 0, 4096, 16_384, 65_536)))
         n = _n_errors(run)
-        yield from run.wait_for(lambda n=n: _n_errors(run) > n, 2.0)  # type: ignore[misc]
+        yield from run.wait_for(lambda n=n: _n_errors(run) > n, 2.0)
+        run.fired = run.fired or "full" * (_n_errors(run) > n)
         filler.unlink()
         yield from run.pause(run.rng.uniform(0.0, 0.5))
 
@@ -129,6 +138,7 @@ def _files_bounded(run: Run) -> Wait:
     grown = max((p.stat().st_size for p in Path(run.settings.home).rglob("*") if p.is_file()), default=4096)
     victim = run.start(file_bytes=grown + run.rng.randrange(1, 200_000))
     yield from run.wait_for(lambda: victim.errors or not victim.alive, 5.0)
+    run.fired = "bounded" * bool(victim.errors or not victim.alive)
     if victim.alive:
         resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
@@ -157,6 +167,7 @@ def clock_steps(run: Run, turn: int) -> Wait:
             off_s = run.rng.choice((-86_400.0, -90.0, -3.0, 3.0, 90.0, 86_400.0, 0.0))
             steps.append((run.rng.choice(STEPS), run.rng.randint(1, 4), off_s))
         run.start(clock=tuple(steps))
+    run.fire("clock")
     yield from run.pause(1.0)
 
 
@@ -164,6 +175,7 @@ def rebalance(run: Run, turn: int) -> Wait:
     """A second worker comes while the first commits, a third; they leave again."""
     first = run.start()
     yield from _some_commits(run)
+    run.fire("rebalance")
     others = [run.start(), run.start()]
     yield from run.wait_for(lambda: any(other.steps["committed"] for other in others), 6.0)
     stop(run.rng.choice((first, *others)).pid, signal.SIGTERM)
@@ -209,7 +221,7 @@ def node_killed(run: Run, turn: int) -> Wait:
 
 def _some_commits(run: Run) -> Wait:
     n = run.rng.randint(0, 4)
-    yield from run.wait_for(lambda: run.n_commits >= n and any(worker.ready for worker in run.workers), 15.0)
+    yield from run.wait_for(lambda: run.n_commits >= n and any(worker.ready for worker in run.workers), 60.0)
     yield from run.pause(run.rng.uniform(0.0, 0.15))
 
 

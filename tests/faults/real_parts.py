@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.faults import ledger
@@ -120,17 +121,17 @@ def run_seeds(seeds: Iterable[int], services: Services) -> Iterator[Tally]:
         yield tally
 
 
-def _run_many(first: int, n: int) -> Tally:
+def _run_many(seeds: Sequence[int]) -> Tally:
     """With a bar that shows how far it is and what failed."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     tally = Tally()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Services() as services, Progress(*columns) as progress:
-        task = progress.add_task("faults", total=n)
+        task = progress.add_task("faults", total=len(seeds))
         n_failed = 0
         with contextlib.suppress(KeyboardInterrupt):
-            for tally in run_seeds(range(first, first + n), services):
+            for tally in run_seeds(seeds, services):
                 done = len(PAIRS) - len(tally.missed)
                 progress.update(
                     task, advance=1, description=f"{len(tally.failures)} failed, {done} of {len(PAIRS)} pairs of steps"
@@ -161,21 +162,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=len(CYCLE), help="how many seeds (%(default)s: every kind)")
     parser.add_argument("--seed", type=int, default=1, help="the first (%(default)s)")
     parser.add_argument("--only", type=int, help="replay this one and print what happened")
+    parser.add_argument("--kind", choices=[kind.name for kind in KINDS], help="run seeds of this kind alone")
     parser.add_argument("--sum", action="store_true", help="print the sums of the ledger")
+    parser.add_argument("--ledger", type=Path, default=ledger.LEDGER, help="(%(default)s)")
     chosen = parser.parse_args(arguments)
     if chosen.sum:
-        ledger.print_sums(PAIRS)
+        ledger.print_sums(PAIRS, chosen.ledger)
         return
     if chosen.only is not None:
         with Services() as services:
             run_seed(chosen.only, services, Tally(), show=True)
         return
     of_commit, begun = ledger.commit(), time.monotonic()
-    tally = _run_many(chosen.seed, chosen.n)
+    seeds = range(chosen.seed, chosen.seed + chosen.n)
+    tally = _run_many([seed for seed in seeds if chosen.kind in (None, kind_of(seed)[0].name)])
     seconds = time.monotonic() - begun
     _report(tally, seconds)
     ledger.write(
-        "real", chosen.seed, tally.n, tally.failures, tally.coverage, tally.kinds, seconds, of_commit=of_commit
+        "real", chosen.seed, tally.n, tally.failures, tally.coverage, tally.kinds, seconds, chosen.ledger,
+        of_commit,
     )
     sys.exit(bool(tally.failures))
 

@@ -130,6 +130,11 @@ class Run:
         assert self._store is not None
         return self._store
 
+    def fire(self, what: str) -> None:
+        """Say that the fault comes now; where everything is done already it comes too late."""
+        if not self.is_idle():
+            self.fired = what
+
     def send(self, batch: Sequence[NewRecord]) -> None:
         """Have the producer append these after all that it was given before."""
         self.sent += batch

@@ -147,8 +147,9 @@ class RayCluster:
         found = {}
         for name in self.names():
             with contextlib.suppress(Exception):  # one that is restarting is passed over
-                actor = self._ray.get_actor(name, namespace="oncotwin")
-                found[name] = int(self._ray.get(actor.pid.remote(), timeout=5.0))
+                actor: Any = self._ray.get_actor(name, namespace="oncotwin")
+                answer: Any = self._ray.get(actor.pid.remote(), timeout=5.0)
+                found[name] = int(answer)
         return found
 
     def kill_node_of(self, pid: int) -> bool:
@@ -261,10 +262,10 @@ class Services:
             shutil.rmtree(home, ignore_errors=True)
 
     def _settings(self, home: Path, **more: Any) -> Settings:
-        return Settings(
-            home=home, topic=home.name, mlflow=self.mlflow, poll_seconds=0.05, batch_seconds=5.0,
-            checkpoint_entries=30, **{"ray": "in-process", **more},
-        )
+        chosen = {
+            "ray": "in-process", "poll_seconds": 0.05, "batch_seconds": 5.0, "checkpoint_entries": 30, **more
+        }
+        return Settings(home=home, topic=home.name, mlflow=self.mlflow, **chosen)
 
 
 def _mount(folder: Path, n_bytes: int) -> bool:

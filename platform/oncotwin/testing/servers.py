@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -257,7 +257,8 @@ class PostgresServer:
         assert process is not None
         others = process.children()
         process.kill()
-        _wait_for_end([process, *others])
+        for one in (process, *others):
+            one.wait(_STOP_TIMEOUT_S)
 
     def start(self) -> None:
         """Bring it back on the same data and address after `kill`; returns when it answers.
@@ -304,16 +305,6 @@ class PostgresServer:
         finally:
             with psycopg.connect(plain, autocommit=True) as connection:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
-
-
-def _wait_for_end(processes: list[Any]) -> None:
-    """Wait until processes (psutil's) are gone; those that linger are killed."""
-    import psutil
-
-    _, left = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT_S)
-    for process in left:
-        process.kill()
-    psutil.wait_procs(left, timeout=_STOP_TIMEOUT_S)
 
 
 def fetch_kafka() -> Path:
