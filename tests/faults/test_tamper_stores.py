@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,10 @@ class _NoKeys:
     def commitment(self, twin_id: str, data: bytes) -> bytes:
         """Nobody asks."""
         raise AssertionError((twin_id, data))
+
+    def committer(self, twin_id: str) -> Callable[[bytes], bytes]:
+        """Nobody asks."""
+        raise AssertionError(twin_id)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ key, and by nobody once that key is destroyed. Hashes appear as commitments unde
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from oncotwin.domain.audit import INSTALLATION, AuditDraft
 from oncotwin.domain.canonical import canonical_json
@@ -42,6 +43,7 @@ def twin_tag(commit: Commit, twin: TwinId) -> str:
     return commit(twin, b"twin")[:_TAG_BYTES].hex()
 
 
+@lru_cache(maxsize=16_384)
 def institution_of(twin: TwinId | None) -> str:
     """Whose chain tells of a twin; the installation's where no institution is known."""
     name = "" if twin is None else twin.partition("/")[0]
@@ -88,8 +90,13 @@ def estimate(institution: str, tag: str, version: int, model_version: str, commi
     """
     return AuditDraft(
         institution, ESTIMATE, f"{tag} {version}",
-        b'{"commitment":"%b","model":%b}' % (commitment.hex().encode(), canonical_json(model_version)),
+        b'{"commitment":"%b","model":%b}' % (commitment.hex().encode(), _quoted(model_version)),
     )
+
+
+@lru_cache(maxsize=64)
+def _quoted(text: str) -> bytes:
+    return canonical_json(text)
 
 
 def model_registered(version: str, bundle_hash: str) -> AuditDraft:

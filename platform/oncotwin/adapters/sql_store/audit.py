@@ -43,6 +43,10 @@ class Commitments(Protocol):
         """Under a patient's key; raises ErasedError where that was destroyed."""
         ...
 
+    def committer(self, twin_id: TwinId) -> Callable[[bytes], bytes]:
+        """Makes many under one key; raises ErasedError where that was destroyed."""
+        ...
+
 
 class AuditWriter:
     """Turns commits into drafts, and drafts into chained rows.
@@ -81,18 +85,24 @@ class AuditWriter:
         drafts += self.of_letters(group.dead_letters, kept.dead_letters)
         return drafts
 
-    def of_twin(self, twin: TwinCommit) -> Iterator[AuditDraft]:
+    def of_twin(self, twin: TwinCommit) -> list[AuditDraft]:
         """A twin's accepted events, then the belief that they led to."""
         twin_id = twin.twin_id
-        institution, tag, commitment = audit_drafts.institution_of(twin_id), self.tag(twin_id), self.commitment
-        for entry in twin.journal:
-            yield audit_drafts.event_accepted(
-                institution, entry.source, entry.event_id, entry.kind, tag,
-                commitment(twin_id, entry.content_hash.encode()),
+        institution, tag = audit_drafts.institution_of(twin_id), self.tag(twin_id)
+        try:
+            commit = self._commitments.committer(twin_id)
+        except ErasedError:
+            commit = _nothing
+        drafts = [
+            audit_drafts.event_accepted(
+                institution, entry.source, entry.event_id, entry.kind, tag, commit(entry.content_hash.encode())
             )
+            for entry in twin.journal
+        ]
         if twin.snapshots:
-            bound = commitment(twin_id, twin.snapshots[-1].digest.encode())
-            yield audit_drafts.estimate(institution, tag, twin.new_version, twin.model_version, bound)
+            bound = commit(twin.snapshots[-1].digest.encode())
+            drafts.append(audit_drafts.estimate(institution, tag, twin.new_version, twin.model_version, bound))
+        return drafts
 
     def of_letters(self, letters: Iterable[DeadLetter], kept: Iterable[DeadLetter]) -> Iterator[AuditDraft]:
         """Refused events; each in the chain of the institution that it names, if it names one."""
@@ -104,6 +114,12 @@ class AuditWriter:
                 audit_drafts.institution_of(letter.twin_id), stored.rejection_id, key, letter.reason_code,
                 self.commitment(letter.twin_id or INSTALLATION, letter.raw),
             )
+
+
+def _nothing(data: bytes) -> bytes:
+    """What commits to a patient whose key was destroyed."""
+    del data
+    return b""
 
 
 def append(connection: Connection, drafts: Iterable[AuditDraft], at: datetime) -> None:
