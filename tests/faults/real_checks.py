@@ -69,7 +69,7 @@ def check(run: Run) -> None:
     _check_journal(store, events, run.sent)
     _check_versions(store)
     _check_topics(store, {topic: run.received(topic) for topic in (ESTIMATED, ALERTED, REJECTED)})
-    _check_audit(run, store, events)
+    _check_audit(run, store)
     found, expected = believed(store), undisturbed(run.settings, events)
     for twin_id in sorted(found.keys() | expected.keys()):
         one, other = found.get(twin_id), expected.get(twin_id)
@@ -204,8 +204,8 @@ def _check_topics(store: SqlTwinStore, topics: dict[str, list[LogRecord]]) -> No
         raise LostError(f"alerts raised and told differ: {sorted(told ^ raised)}")
 
 
-def _check_audit(run: Run, store: SqlTwinStore, events: Sequence[JournalEntry]) -> None:
-    """The chains verify, and tell of each event and each belief once."""
+def _check_audit(run: Run, store: SqlTwinStore) -> None:
+    """The chains verify, and tell of each row of a journal and each belief once."""
     report = verify(store.audit, SigningKeys(run.settings.signing_folder))
     if report.all_flaws:
         raise LostError(f"the audit trail does not verify: {report.all_flaws[0].message}")
@@ -216,7 +216,9 @@ def _check_audit(run: Run, store: SqlTwinStore, events: Sequence[JournalEntry]) 
             if kind in _OF_EVENTS:
                 told[ref] += 1
             n_beliefs += kind == ESTIMATE
-    expected = Counter(f"{entry.source} {entry.event_id}" for entry in events)
+    expected = Counter(
+        f"{entry.source} {entry.event_id}" for twin_id in store.twin_heads() for entry in store.journal(twin_id)
+    )
     if told != expected:
         raise LostError(f"the audit trail tells too much: {told - expected}, too little: {expected - told}")
     n_committed = sum(len(store.beliefs(twin_id)) for twin_id in store.twin_heads())
