@@ -157,7 +157,8 @@ def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise EventError("not_finite", f"number {text} is not finite", "", "send a finite number, or no value")
-    return number
+    # Canonical JSON has one zero: what is read again must be what was read first. Of -0.0 and 0.0 the sum is 0.0.
+    return number + 0.0
 
 
 def _refuse_constant(text: str) -> float:

@@ -219,3 +219,10 @@ def test_a_record_in_binary_mode_is_kept_whatever_numbers_it_holds() -> None:
         decode_record(broken, headers)
     kept = json.loads(as_structured(broken, headers))
     assert "data" not in kept and base64.b64decode(kept["data_base64"]) == broken
+
+
+def test_there_is_one_zero() -> None:
+    given = line("lab.result", data={"value": -0.0})
+    assert b"-0.0" in given
+    data = parse_event(given).data
+    assert isinstance(data, LabResult) and repr(data.value) == "0.0"
