@@ -11,6 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from tests.integration.test_cli import MODELS, as_json, run
 
+from oncotwin.adapters.sql_store.database import open_engine
 from oncotwin.adapters.tables.shipped import lesions
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import load_settings
@@ -137,14 +138,15 @@ def test_a_store_of_an_earlier_release_is_brought_under_one_champion(home: Path,
     settings = load_settings()
     with closing(wiring.open_store(settings)) as store:
         ids = sorted(store.twin_heads())
-        engine = store._engine
-        with engine.connect().execution_options(write=True) as connection, connection.begin():
-            connection.exec_driver_sql("DELETE FROM lines")
-            connection.exec_driver_sql("DELETE FROM champions")
-            connection.exec_driver_sql("INSERT INTO champions VALUES (0, '1', 0, 'migration')")
-            for twin_id in ids[::3]:
-                connection.exec_driver_sql(f"UPDATE twins SET model_version = 'old' WHERE twin_id = '{twin_id}'")
-                connection.exec_driver_sql(f"DELETE FROM snapshots WHERE twin_id = '{twin_id}'")
+    engine = open_engine(settings.store_url)
+    with engine.connect().execution_options(write=True) as connection, connection.begin():
+        connection.exec_driver_sql("DELETE FROM lines")
+        connection.exec_driver_sql("DELETE FROM champions")
+        connection.exec_driver_sql("INSERT INTO champions VALUES (0, '1', 0, 'migration')")
+        for twin_id in ids[::3]:
+            connection.exec_driver_sql(f"UPDATE twins SET model_version = 'old' WHERE twin_id = '{twin_id}'")
+            connection.exec_driver_sql(f"DELETE FROM snapshots WHERE twin_id = '{twin_id}'")
+    engine.dispose()
     version = str(alias())
     assert version not in ("1", "None")
     said: list[str] = []

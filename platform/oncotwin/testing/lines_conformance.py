@@ -13,6 +13,7 @@ from datetime import timedelta
 import pytest
 
 from oncotwin.domain.errors import ChampionChangedError, LineBehindError, StaleVersionError
+from oncotwin.ports.erasure import Tombstone
 from oncotwin.ports.line_store import LineLag, LineStore, Promotion
 from oncotwin.ports.twin_store import AlertRow, EstimateRow, OutboxRow, SnapshotRow, TwinCommit
 from oncotwin.testing.twin_store_conformance import (
@@ -145,7 +146,24 @@ class LinesConformance:
             store.commit_line("2", commits, NOW)
         with pytest.raises(ChampionChangedError, match="moves with the stream"):
             store.commit_line("1", [shown(lag, 1, "1") for lag in lags], NOW)
+        for never in (3, 2):
+            with pytest.raises(StaleVersionError, match="has no version"):
+                store.commit_line("2", [replace(shown(lags[1], 1), new_version=never)], NOW)
         assert store.counts() == before and store.n_behind("2") == 1
+
+    def test_a_line_keeps_nothing_of_an_erased_patient(self, open_store: OpenLines) -> None:
+        store = open_store()
+        begin(store)
+        lags = store.behind("2", 10)
+        store.erasures.erase(Tombstone(TWIN, NOW, "asked for", "urn:lab", "x"))
+        assert [lag.twin_id for lag in store.behind("2", 10)] == [OTHER] and store.n_behind("2") == 1
+        with pytest.raises(StaleVersionError, match="erased"):
+            store.commit_line("2", [shown(lag, 1) for lag in lags], NOW)
+        assert store.line_estimates("2", [TWIN, OTHER]) == []
+        catch_up(store)
+        store.promote(promotion())
+        assert set(store.twin_heads()) == {OTHER} and store.beliefs(TWIN) == []
+        assert {row.twin_id for row in store.line_estimates("2", [TWIN, OTHER])} == {OTHER}
 
     def test_nothing_new_moves_a_line_without_rows(self, open_store: OpenLines) -> None:
         store = open_store()

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select, update
 
+from oncotwin.adapters.sealing import owner
 from oncotwin.adapters.sql_store import audit, records, schema
 from oncotwin.adapters.sql_store.audit import AuditWriter
 from oncotwin.adapters.sql_store.commit import (
@@ -87,17 +88,21 @@ class SqlLines(SqlReads):
             return sum(not self._rows.erased(row.twin_id) for row in rows)
 
     def _behind(self, connection: Connection, model_version: str, limit: int, after: int = -1) -> list[LineLag]:
-        query = lagging(model_version, champion_of(connection)).where(schema.twins.c.ordinal > after + 1)
+        ordinal = schema.twins.c.ordinal
+        query = lagging(model_version, champion_of(connection)).order_by(ordinal).limit(limit)
         found: list[LineLag] = []
-        for row in connection.execute(query.order_by(schema.twins.c.ordinal)):
-            if len(found) == limit:
+        while len(found) < limit:
+            rows = connection.execute(query.where(ordinal > after + 1)).all()
+            # A version of which no commit is known any more is no place to go on from: begin at the beginning.
+            found += [
+                LineLag(row.twin_id, row.ordinal - 1, row.version, row.folded or 0, row.since or 0, row.until)
+                for row in rows
+                if not self._rows.erased(row.twin_id)
+            ]
+            if len(rows) < limit:
                 break
-            if not self._rows.erased(row.twin_id):
-                # A version of which no commit is known any more is no place to go on from: begin at the beginning.
-                found.append(
-                    LineLag(row.twin_id, row.ordinal - 1, row.version, row.folded or 0, row.since or 0, row.until)
-                )
-        return found
+            after = rows[-1].ordinal - 1
+        return found[:limit]
 
     def journal_between(self, lags: Sequence[LineLag]) -> dict[TwinId, list[JournalEntry]]:
         """Journal entries that lines have still to fold, in the order of the fold."""
@@ -106,6 +111,7 @@ class SqlLines(SqlReads):
         found: dict[TwinId, list[JournalEntry]] = {twin_id: [] for twin_id in spans}
         if not spans:
             return found
+        self._sealer.prepare(map(owner, spans))
         with self._transaction(write=False) as connection:
             query = select(table).where(
                 among(connection, table.c.twin_id, list(spans)),
@@ -151,6 +157,8 @@ class SqlLines(SqlReads):
     def promote(self, promotion: Promotion) -> int:
         """Have a version believed, in one transaction."""
         chosen, on_step = promotion.model_version, self._on_step
+        # Keys come before the lock, in one go: nobody waits for them.
+        self._sealer.prepare(map(owner, self.twin_heads()))
         with self._transaction(write=True) as connection:
             alone(connection)
             on_step("lock")
@@ -274,13 +282,20 @@ def _fence_line(connection: Connection, model_version: str, twins: Sequence[Twin
         raise ChampionChangedError(
             f"model version {model_version} is the champion now: its line moves with the stream; nothing was written"
         )
-    table = schema.lines.c
+    table, heads = schema.lines.c, schema.twins.c
     ids = [twin.twin_id for twin in twins]
     query = select(table.twin_id, table.twin_version).where(
         table.model_version == model_version, among(connection, table.twin_id, ids)
     )
     there = {row.twin_id: row.twin_version for row in connection.execute(query)}
+    versions = select(heads.twin_id, heads.version).where(among(connection, heads.twin_id, ids))
+    known = {row.twin_id: row.version for row in connection.execute(versions)}
     for twin in twins:
+        if known.get(twin.twin_id, 0) < twin.new_version:
+            raise StaleVersionError(
+                f"twin {twin.twin_id} has no version {twin.new_version} (any more): it was erased meanwhile; fold the "
+                "others again"
+            )
         if there.get(twin.twin_id, 0) != twin.expected_version:
             raise StaleVersionError(
                 f"the line of model version {model_version} is at version {there.get(twin.twin_id, 0)} of twin "
