@@ -22,15 +22,21 @@ from oncotwin.adapters.parquet_history import ParquetHistory, read_table
 from oncotwin.adapters.sealing import is_sealed
 from oncotwin.adapters.sql_store import open_twin_store, schema
 from oncotwin.adapters.sql_store.restore import restore_backup
+from oncotwin.adapters.tables import convert
+from oncotwin.adapters.tables.shipped import lesions
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.errors import ErasedError, StaleVersionError
+from oncotwin.domain.events import encode_line
 from oncotwin.ports.event_log import EventLog, NewRecord
 from oncotwin.ports.twin_store import CommitGroup, TwinCommit, TwinStore
 from oncotwin.testing.patients import correction, diameter, erasure, treatment
+from oncotwin.twin.boosting import Growth
+from oncotwin.twin.population import Effort
 from oncotwin_flows.assimilate import open_worker
 from oncotwin_flows.audit import verify
 from oncotwin_flows.backup import back_up, restore
+from oncotwin_flows.calibrate import calibrate_and_register
 from oncotwin_flows.erase import ERASE_STEPS, ErasureReport, make_eraser
 from oncotwin_flows.export import export_history
 from oncotwin_flows.groups import Bounds, Tally
@@ -38,6 +44,7 @@ from oncotwin_flows.intake import Intake, IntakeReport, IntakeRules
 from oncotwin_flows.relay import Relay
 from oncotwin_flows.worker import Worker, WorkerSettings
 from oncotwin_services.cli import main
+from oncotwin_services.cli.learning_commands import read_items
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 GONE, WORD, VALUE = "H1/p1", "marker-lesion-81923", 47.1234509
@@ -186,6 +193,8 @@ def test_nothing_readable_is_left(site: Site, tmp_path: Path, monkeypatch: pytes
     others = {twin_id: digest for twin_id, digest in site.digests().items() if twin_id != GONE}
     assert len(others) == 3
     site.ingest([NAMELESS])
+    # Store, log and outgoing topics lie under seal from the beginning.
+    assert traces(held(site.settings)) == []
     report_file = tmp_path / "report.html"
     report_file.write_text(f"{WORD} {VALUE}")
     with site.store() as store:
@@ -219,6 +228,7 @@ def test_nothing_readable_is_left(site: Site, tmp_path: Path, monkeypatch: pytes
     with site.store() as store:
         assert nothing_of(store)
         assert verify(store.audit, wiring.open_signer(site.settings)).all_flaws == []
+        assert "patient.erased" in {entry.kind for entry in store.audit.latest("H1", 3)}
         assert store.look_for_gaps(NOW) == []
         assert store.erasures.tombstones()[GONE].finished_at is not None
     unknown = CliRunner().invoke(main, ["twin", GONE, *home])
@@ -501,3 +511,20 @@ def test_the_command_says_what_it_needs(small: Site) -> None:
     assert bad.exit_code == 2 and "pseudonym" in bad.stderr
     nothing = CliRunner().invoke(main, ["erase", "--resume", "--json", *home])
     assert (nothing.exit_code, json.loads(nothing.stdout)) == (0, [])
+
+
+def test_model_versions_hold_no_patient(small: Site, tmp_path: Path) -> None:
+    """Bundles are priors of a population: erasing a patient has nothing to take out of them."""
+    lines = [encode_line(event) for event in convert("atezolizumab", lesions())]
+    subjects = sorted({json.loads(line)["subject"] for line in lines})[::30]
+    events = tmp_path / "events.jsonl"
+    events.write_bytes(b"".join(line + b"\n" for line in lines if json.loads(line)["subject"] in subjects))
+    settings = small.settings.model_copy(update={"models": ["oncotwin.models.tumour_burden:TumourBurden"]})
+    effort = Effort(rounds=1, sweeps=0, growth=Growth(n_trees=5, min_rows=20))
+    found = calibrate_and_register(settings, read_items(settings, events, training=True), lambda *_: None, effort)
+    assert found["n_twins"] >= 15
+    kept = b"".join(path.read_bytes() for path in settings.home.rglob("*") if path.is_file())
+    assert found["data_fingerprint"].encode() in kept
+    ids = {json.loads(line)["id"] for line in events.read_bytes().splitlines()}
+    assert [name for name in (*subjects, *ids) if f'"{name}"'.encode() in kept] == []
+    assert [name for name in subjects if name.encode() in kept] == []

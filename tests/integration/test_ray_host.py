@@ -16,17 +16,16 @@ from typing import Any
 import pytest
 import ray
 
-from oncotwin.adapters.event_log import open_event_log
 from oncotwin.adapters.local_host import LocalHost
 from oncotwin.adapters.ray_cluster import connect, disconnect
 from oncotwin.adapters.ray_host import NAMESPACE, RayHost
-from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
 from oncotwin.bootstrap.settings import Settings
-from oncotwin.bootstrap.wiring import LITERATURE, ShardFactory, SystemClock
+from oncotwin.bootstrap.wiring import LITERATURE, ShardFactory, SystemClock, open_log, open_store
 from oncotwin.domain.bundle import ModelBundle
 from oncotwin.domain.errors import HostLostError
 from oncotwin.ports.event_log import EventLog, NewRecord
 from oncotwin.ports.twin_host import Delivery, FoldTicket, TwinHost
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin.testing.patients import NOW, accepted, diameter
 from oncotwin_flows.groups import Bounds, Tally
 from oncotwin_flows.worker import Worker, WorkerSettings
@@ -47,7 +46,7 @@ class Site:
 
     settings: Settings
     log: EventLog
-    store: SqlTwinStore
+    store: TwinStore
     time_s: float = 0.0
     hosts: list[RayHost] = field(default_factory=list)
 
@@ -82,8 +81,9 @@ def line_patient(line: bytes) -> str:
 
 
 def open_site(folder: Path) -> Site:
-    settings = Settings(home=folder)
-    return Site(settings, open_event_log(settings.log_url, "events", 3), open_twin_store(settings.store_url))
+    settings = Settings(home=folder, partitions=3)
+    # Under seal, as an installation has it: the actors open the keys in their own processes.
+    return Site(settings, open_log(settings), open_store(settings))
 
 
 @pytest.fixture(scope="module")
