@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from oncotwin.domain.ids import TwinId
+from oncotwin.ports.report_ledger import ReportLedger
 from oncotwin.ports.twin_store import AlertRow, EstimateRow, JournalEntry, OutboxRow, TwinCommit, TwinStore
 
 
@@ -65,6 +66,11 @@ class Promotion:
 
 class LineStore(TwinStore, Protocol):
     """A twin store with the lines of other model versions than the champion's."""
+
+    @property
+    def reports(self) -> ReportLedger:
+        """Reports, and the beliefs that they rest on."""
+        ...
 
     def champions(self) -> list[ChampionRow]:
         """Every version that was believed, oldest first."""

@@ -17,6 +17,7 @@ from oncotwin.adapters.sql_store.erasure import SqlErasures
 from oncotwin.adapters.sql_store.installation import bind_keys
 from oncotwin.adapters.sql_store.lines import SqlLines
 from oncotwin.adapters.sql_store.migrate import migrate
+from oncotwin.adapters.sql_store.reports import SqlReports
 from oncotwin.domain.errors import ConfigurationError, ErasedError, StaleVersionError, StoreError
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.ports.steps import OnStep, no_step
@@ -60,6 +61,7 @@ class SqlTwinStore(SqlLines):
         self._drafts = AuditWriter(sealer)
         self.erasures = SqlErasures(engine, self._transaction, self._rows)
         self.audit = SqlAuditTrail(self._transaction, self._drafts)
+        self.reports = SqlReports(self._transaction, sealer, self._rows, self._drafts)
 
     def commit(self, group: CommitGroup) -> int:
         """Seal a group and write it in one transaction."""
