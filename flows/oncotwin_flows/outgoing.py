@@ -8,10 +8,11 @@ from datetime import datetime
 
 import orjson
 
+from oncotwin.ports.report_ledger import ReportRow
 from oncotwin.ports.twin_store import AlertRow, DeadLetter, OutboxRow, TwinCommit
 
 SOURCE = "urn:oncotwin:platform"
-ESTIMATED, ALERTED, REJECTED = "twin.estimated", "twin.alerted", "event.rejected"
+ESTIMATED, ALERTED, REJECTED, SIGNED = "twin.estimated", "twin.alerted", "event.rejected", "report.signed"
 
 
 def _row(topic: str, message_key: str, subject: str, time: datetime, value: bytes, recorded: str) -> OutboxRow:
@@ -33,6 +34,22 @@ def _with(content: bytes, **more: str) -> bytes:
 def institution_alert(alert: AlertRow, now: datetime) -> OutboxRow:
     """An alert that concerns no patient; its subject is the institution alone."""
     return _row(ALERTED, alert.alert_id, alert.twin_id, alert.time, alert.body, now.isoformat())
+
+
+def report_signed(report: ReportRow) -> OutboxRow:
+    """A report that a person signed, once; its time is that of the signature."""
+    signature = report.signature
+    assert signature is not None
+    value = orjson.dumps(
+        {
+            "report_id": report.report_id, "kind": report.kind, "twin_version": report.version,
+            "model_version": report.model_version, "state_digest": report.digest,
+            "data_through": report.data_through.isoformat(), "known_at": report.known_at.isoformat(),
+            "by": signature.by, "verdict": signature.verdict, "comment": signature.comment,
+            "superseded": signature.superseded,
+        }
+    )
+    return _row(SIGNED, report.report_id, report.twin_id, signature.at, value, signature.at.isoformat())
 
 
 def outbox_rows(
