@@ -25,6 +25,9 @@ MOST_ATTRIBUTED = 20
 AHEAD = timedelta(days=90)
 """How far both beliefs are asked to forecast."""
 
+_IN_TIME = frozenset({"new", "late", "status", "kept"})
+"""Causes that act at their own clinical time."""
+
 Marginal = Mapping[str, float]
 """mean, sd, q05, q50, q95 of one component."""
 
@@ -113,21 +116,30 @@ class Difference:
         return max(moved, key=lambda one: abs(one.shift or 0.0), default=None)
 
 
-def difference(before: Recollection, after: Recollection, told: Sequence[AlertRow] = ()) -> Difference:
+def difference(
+    before: Recollection, after: Recollection, told: Sequence[AlertRow] = (), *, alone: bool = True, ahead: bool = True
+) -> Difference:
     """Compare two beliefs of one twin about the same clinical time.
+
+    Events beyond that time are in no view and cause nothing; a correction counts whatever its own time.
 
     Args:
         before: the one that knew less. told: alerts of the twin, those explained away too, for their reasons.
+        alone: fold each event alone, unless there are more than `MOST_ATTRIBUTED`; ahead: compare forecasts.
     """
     fresh = [entry for entry in after.entries if entry.position > before.position]
-    causes = _classified(after, fresh)
+    causes = [
+        cause
+        for cause in _classified(after, fresh)
+        if after.as_of is None or cause.what not in _IN_TIME or cause.entry.time <= after.as_of
+    ]
     base, promoted = before.belief, None
     if before.binding.version != after.binding.version:
         [base] = believe_each(after.binding, after.twin_id, [_accepted(before.entries)], after.as_of)
         promoted = _largest(
             components(before.binding, before.belief.state), components(after.binding, base.state)
         )
-    if 0 < len(fresh) <= MOST_ATTRIBUTED:
+    if alone and 0 < len(causes) <= MOST_ATTRIBUTED:
         causes = _attributed(after, base.state, before.entries, causes)
     reasons = {row.alert_id: row.superseded_by for row in told}
     standing = {alert.alert_id for alert in after.belief.effects.alerts}
@@ -144,7 +156,7 @@ def difference(before: Recollection, after: Recollection, told: Sequence[AlertRo
             for alert in before.belief.effects.alerts
             if alert.alert_id not in standing
         ),
-        tuple(_forecasts(before, after)), promoted,
+        tuple(_forecasts(before, after)) if ahead else (), promoted,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,9 +20,9 @@ from oncotwin.twin.expectation import live_forecasts
 from oncotwin.twin.recall import Check, Recollection, check, recall
 from oncotwin.twin.replay import components
 from oncotwin.twin.timeline import days, moment
-from oncotwin_flows.audit import record_reads
 from oncotwin_services.cli.options import MOMENT, command_options
 from oncotwin_services.cli.output import emit_json, emit_table, stderr
+from oncotwin_services.cli.reader import tell_of_reading
 
 SHOWN = ("q05", "q25", "q50", "q75", "q95")
 
@@ -39,14 +38,9 @@ def reading(settings: Settings, patient: str, what: str) -> Iterator[LineStore]:
     store = wiring.open_store(settings)
     try:
         yield store
-        record_reads(store.audit, [patient], reader(), what, wiring.SystemClock().now())
+        tell_of_reading(store, [patient], what)
     finally:
         store.close()
-
-
-def reader() -> str:
-    """Who asks, as the audit trail names them: the machine's user."""
-    return f"cli:{getpass.getuser()}"
 
 
 @click.command()

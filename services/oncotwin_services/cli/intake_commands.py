@@ -12,6 +12,7 @@ from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin_services.cli.options import command_options
 from oncotwin_services.cli.output import emit_json, emit_pairs, emit_table, progress, stderr
+from oncotwin_services.cli.reader import tell_of_reading
 
 _SHOWN = 20
 
@@ -153,6 +154,7 @@ def rejected(
             else:
                 emit_pairs("resubmit", done)
             return 1 if done["still_rejected"] else 0
+        tell_of_reading(store, (one.twin_id for one in letters), "rejected")
     finally:
         store.close()
     if raw:

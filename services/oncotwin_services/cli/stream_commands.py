@@ -11,6 +11,7 @@ from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.ids import split_twin_id
 from oncotwin_services.cli.options import command_options
 from oncotwin_services.cli.output import emit_json, emit_pairs, emit_table, progress, stderr
+from oncotwin_services.cli.reader import reader, tell_of_reading
 
 
 @click.command()
@@ -87,6 +88,7 @@ def alerts(patient: str | None, everything: bool, settings: Settings, as_json: b
     store = wiring.open_store(settings)
     try:
         rows = store.alerts(patient, superseded=everything)
+        tell_of_reading(store, (row.twin_id for row in rows), "alerts")
     finally:
         store.close()
     if as_json:
@@ -120,7 +122,7 @@ def export(folder: Path, settings: Settings, as_json: bool) -> int:
     from oncotwin_flows.export import export_history
 
     with progress("exporting", None) as advance:
-        result = export_history(settings, folder, advance)
+        result = export_history(settings, folder, advance, reader())
     if as_json:
         emit_json(result)
     else:

@@ -16,7 +16,7 @@ from oncotwin_services.report.content import (
     SkillRow,
     TreatmentSpan,
 )
-from oncotwin_services.report.pages import write_report
+from oncotwin_services.report.pages import patient_page, write_report
 from oncotwin_services.report.patient import patient_report, predictive_check
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "SkillRow",
     "TreatmentSpan",
     "evaluate",
+    "patient_page",
     "patient_report",
     "predictive_check",
     "write_report",

@@ -122,6 +122,7 @@ class PatientReport:
         data_through: clinical time of the last event folded.
         as_known_at: received by then; later corrections are not in it.
         state_digest: SHA-256 of the twin's canonical state.
+        twin_version: of the twin; None where the page stands for no commit of its own.
     """
 
     institution: str
@@ -134,6 +135,7 @@ class PatientReport:
     treatments: tuple[TreatmentSpan, ...] = ()
     alerts: tuple[AlertLine, ...] = ()
     parameters: tuple[ParameterLine, ...] = ()
+    twin_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

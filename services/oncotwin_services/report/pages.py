@@ -39,6 +39,12 @@ def write_report(folder: Path, cohort: CohortReport, patients: Sequence[PatientR
     return index
 
 
+def patient_page(patient: PatientReport) -> bytes:
+    """One patient's page on its own; the same content gives the same bytes."""
+    content = {**_patient(patient), "home": None}
+    return _environment().get_template("patient.html.j2").render(content).encode()
+
+
 def page_path(patient: PatientReport) -> str:
     """Where a patient's page lies, relative to the first page; pseudonyms are safe as file names."""
     return f"patients/{patient.institution}/{patient.patient}.html"
