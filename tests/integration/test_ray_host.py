@@ -166,6 +166,9 @@ class Murderer:
     def forget(self, twin_ids: Iterable[str]) -> None:
         self._host.forget(twin_ids)
 
+    def follow(self, version: str) -> None:
+        self._host.follow(version)
+
     def close(self) -> None:
         self._host.close()
 
