@@ -19,9 +19,10 @@ from oncotwin.ports.report_ledger import ReportError, ReportRow, ReportState, Si
 from oncotwin.twin.difference import difference, in_words
 from oncotwin.twin.recall import Recollection, check, recall
 from oncotwin_flows.outgoing import report_signed
-from oncotwin_services.cli.belief_commands import judge, reader, reading
+from oncotwin_services.cli.belief_commands import judge, reading
 from oncotwin_services.cli.options import command_options
 from oncotwin_services.cli.output import emit_json, emit_pairs, emit_table
+from oncotwin_services.cli.reader import tell_of_reading
 
 
 @click.command()
@@ -33,8 +34,8 @@ from oncotwin_services.cli.output import emit_json, emit_pairs, emit_table
 def report(patient: str, out: Path | None, settings: Settings, as_json: bool) -> int:
     """Write the page of PATIENT and keep in the ledger which belief it rests on.
 
-    Its foot names the twin's version, the state's digest, what was known and the model version. `oncotwin reports` tells
-    whether it is still what is believed; `oncotwin sign` puts a person's name under it.
+    Its foot names the twin's version, the state's digest, what was known and the model version. `oncotwin reports`
+    tells whether it is still what is believed; `oncotwin sign` puts a person's name under it.
     """
     with reading(settings, patient, "report") as store:
         found = recall(store, partial(wiring.binding, settings), patient)
@@ -101,6 +102,7 @@ def reports(patient: str | None, settings: Settings, as_json: bool) -> int:
             {**_as_dict(row), **_state(state), "changed": changed(settings, store, row, state)}
             for row, state in store.reports.reports(patient)
         ]
+        tell_of_reading(store, {one["patient"] for one in listed}, "reports")
     finally:
         store.close()
     if as_json:
@@ -171,7 +173,8 @@ def sign(
     if as_json:
         emit_json(result)
     else:
-        emit_pairs("signed", {**result, **result["signature"], "signature": reader()})
+        signature = result.pop("signature")
+        emit_pairs("signed", {**result, **signature})
     return 0
 
 
