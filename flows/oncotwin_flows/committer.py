@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from oncotwin.domain.ids import TwinId
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_host import Delivery, Folded
@@ -81,7 +82,8 @@ class Committer:
         self._store.commit(
             CommitGroup(
                 log_name=self._log_name, offsets=group.offsets, lease_epochs=group.epochs, twins=tuple(twins),
-                dead_letters=tuple(dead_letters), outbox=outbox_rows(twins, dead_letters, now, self._standing(twins)),
+                dead_letters=tuple(dead_letters),
+                outbox=outbox_rows(twins, dead_letters, now, self._standing(twins), self._left(twins)),
                 sources=group.sources, committed_at=now,
             )
         )
@@ -96,6 +98,16 @@ class Committer:
         """Alerts of the twins that fold again: what these do not raise again is explained away by this commit."""
         rewound = [twin.twin_id for twin in twins if twin.rewound_to is not None]
         return self._store.alerts(rewound) if rewound else []
+
+    def _left(self, twins: Sequence[TwinCommit]) -> dict[TwinId, bytes]:
+        """Latest estimates of twins that took back what came later and made no new one."""
+        found = {}
+        for twin in twins:
+            if twin.rewound_to is not None and not twin.estimates:
+                rows = [row for row in self._store.estimates(twin.twin_id) if row.time < twin.rewound_to]
+                for row in sorted(rows, key=lambda row: (row.time, row.source, row.event_id))[-1:]:
+                    found[twin.twin_id] = row.body
+        return found
 
     def _twin_commit(self, delivery: Delivery, one: Folded, entries: Sequence[JournalEntry]) -> TwinCommit:
         return TwinCommit(

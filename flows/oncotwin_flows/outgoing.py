@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 import orjson
 
+from oncotwin.domain.ids import TwinId
 from oncotwin.ports.report_ledger import ReportRow
 from oncotwin.ports.twin_store import AlertRow, DeadLetter, OutboxRow, TwinCommit
 
@@ -53,17 +54,18 @@ def report_signed(report: ReportRow) -> OutboxRow:
 
 
 def outbox_rows(
-    twins: Sequence[TwinCommit], dead_letters: Sequence[DeadLetter], now: datetime, standing: Sequence[AlertRow] = ()
+    twins: Sequence[TwinCommit], dead_letters: Sequence[DeadLetter], now: datetime, standing: Sequence[AlertRow] = (),
+    left: Mapping[TwinId, bytes] | None = None,
 ) -> tuple[OutboxRow, ...]:
     """The latest estimate of each twin of a commit group, its alerts, and what was refused.
 
     A message's id holds the twin's version, which is committed once: sent again it is the same, and a state or an alert
-    that comes back after it had been taken back is told of again. The estimate is null where a fold that started again
-    has none left.
+    that comes back after it had been taken back is told of again. The estimate is null where a twin has none left.
 
     Args:
         standing: alerts in force of the twins that fold again; of those that do not come back it is told that they are
             explained away, and by which event.
+        left: latest estimates that stand of twins that fold again and make no new one.
     """
     rows: list[OutboxRow] = []
     recorded = now.isoformat()
@@ -78,7 +80,7 @@ def outbox_rows(
     for one in twins:
         present = one.snapshots[-1]
         if one.estimates or one.rewound_to is not None:
-            estimate = one.estimates[-1].body if one.estimates else b"null"
+            estimate = one.estimates[-1].body if one.estimates else (left or {}).get(one.twin_id, b"null")
             value = _with(
                 b'{"estimate":' + estimate + b"}", model_version=one.model_version, state_digest=present.digest,
                 data_through=present.time.isoformat(), known_at=recorded,
