@@ -18,6 +18,7 @@ from oncotwin.domain.ids import split_twin_id
 from oncotwin.ports.twin_store import TwinStore
 from oncotwin.twin.expectation import HORIZONS_DAYS, live_forecasts
 from oncotwin.twin.replay import believe
+from oncotwin_flows.audit import record_reads
 from oncotwin_flows.erase import drop_from_export
 
 TABLES = ("estimates", "innovations", "forecasts")
@@ -52,12 +53,16 @@ class _Rows:
             self._columns.clear()
 
 
-def export_history(settings: Settings, folder: Path, progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+def export_history(
+    settings: Settings, folder: Path, progress: Callable[[int], None] | None = None, by: str = "export"
+) -> dict[str, Any]:
     """Write the tables ``estimates``, ``innovations`` and ``forecasts`` anew.
 
     The folder is noted in the store before anything is written to it, so that erasing a patient finds it; who is erased
     meanwhile is taken out at the end.
 
+    Args:
+        by: who asks, for the audit trail, which is told of every patient's data before they are written.
     Returns:
         Rows of each table and the folder.
     """
@@ -68,6 +73,7 @@ def export_history(settings: Settings, folder: Path, progress: Callable[[int], N
     store = wiring.open_store(settings)
     twin_ids = sorted(store.twin_heads())
     try:
+        record_reads(store.audit, twin_ids, by, "export", wiring.SystemClock().now())
         store.erasures.record_export(str(folder), TABLES, wiring.SystemClock().now())
         for row in store.estimates():
             institution, patient = split_twin_id(row.twin_id)

@@ -181,3 +181,17 @@ def test_a_worker_signs_what_it_did(empty_home: Path, tmp_path: Path) -> None:
     assert north["covered_by_checkpoint"] == north["n_entries"] - 1 == 2
     assert ask_stranger(run("prove", "m-1").stdout, as_json("key", "north")["key"]) == 0
     assert list((empty_home / "mlflow-artifacts").rglob("000000000002.json"))
+
+
+def test_whoever_is_shown_patients_data_is_told_of(home: Path, tmp_path: Path) -> None:
+    # The states of this store are no model's, so the export fails: it had told before.
+    for code, *words in ((0, "alerts"), (0, "rejected"), (0, "rejected", "--raw"), (2, "export", str(tmp_path / "out"))):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == code, result.output + result.stderr
+    reads = [one for one in as_json("show") if one["kind"] == "read"]
+    # The refused event is north's; both patients were exported; there are no alerts.
+    assert sorted((one["institution"], one["content"]["what"]) for one in reads) == [
+        ("north", "export"), ("north", "rejected"), ("north", "rejected"), ("south", "export")
+    ]
+    assert {one["content"]["by"].partition(":")[0] for one in reads} == {"cli"}
+    assert as_json("verify")["ok"] is True
