@@ -13,9 +13,16 @@ from oncotwin.adapters.sealing import Sealer
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
 from oncotwin.domain.errors import ConfigurationError
 from oncotwin.testing.beliefs_conformance import BeliefsConformance
+from oncotwin.testing.erasure_conformance import ErasureConformance
 from oncotwin.testing.lines_conformance import LinesConformance
 from oncotwin.testing.sequence_gaps_conformance import SequenceGapsConformance
 from oncotwin.testing.twin_store_conformance import OpenStore, TwinStoreConformance
+
+
+class Laws(
+    TwinStoreConformance, BeliefsConformance, LinesConformance, SequenceGapsConformance, ErasureConformance
+):
+    """All that a store must do."""
 
 
 def opener(url: str, keys: str | None = None) -> Iterator[OpenStore]:
@@ -32,7 +39,7 @@ def opener(url: str, keys: str | None = None) -> Iterator[OpenStore]:
         store.close()
 
 
-class TestSqliteTwinStore(TwinStoreConformance, BeliefsConformance, LinesConformance, SequenceGapsConformance):
+class TestSqliteTwinStore(Laws):
     """One file."""
 
     @pytest.fixture
@@ -41,7 +48,7 @@ class TestSqliteTwinStore(TwinStoreConformance, BeliefsConformance, LinesConform
         yield from opener(f"sqlite:///{tmp_path}/new folder/50%/store.sqlite")
 
 
-class TestPostgresTwinStore(TwinStoreConformance, BeliefsConformance, LinesConformance, SequenceGapsConformance):
+class TestPostgresTwinStore(Laws):
     """A real server."""
 
     @pytest.fixture
@@ -50,7 +57,7 @@ class TestPostgresTwinStore(TwinStoreConformance, BeliefsConformance, LinesConfo
         yield from opener(postgres_database)
 
 
-class TestSealedSqliteTwinStore(TwinStoreConformance, BeliefsConformance, LinesConformance, SequenceGapsConformance):
+class TestSealedSqliteTwinStore(Laws):
     """One file, under patients' keys."""
 
     @pytest.fixture
@@ -59,7 +66,7 @@ class TestSealedSqliteTwinStore(TwinStoreConformance, BeliefsConformance, LinesC
         yield from opener(f"sqlite:///{tmp_path}/store.sqlite", f"sqlite:///{tmp_path}/keys/keys.sqlite")
 
 
-class TestSealedPostgresTwinStore(TwinStoreConformance, BeliefsConformance, LinesConformance, SequenceGapsConformance):
+class TestSealedPostgresTwinStore(Laws):
     """A real server, under patients' keys."""
 
     @pytest.fixture
