@@ -163,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1, help="the first (%(default)s)")
     parser.add_argument("--only", type=int, help="replay this one and print what happened")
     parser.add_argument("--kind", choices=[kind.name for kind in KINDS], help="run seeds of this kind alone")
+    parser.add_argument("--without-ray", action="store_true", help="leave out the seeds that need Ray")
     parser.add_argument("--sum", action="store_true", help="print the sums of the ledger")
     parser.add_argument("--ledger", type=Path, default=ledger.LEDGER, help="(%(default)s)")
     chosen = parser.parse_args(arguments)
@@ -174,8 +175,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run_seed(chosen.only, services, Tally(), show=True)
         return
     of_commit, begun = ledger.commit(), time.monotonic()
-    seeds = range(chosen.seed, chosen.seed + chosen.n)
-    tally = _run_many([seed for seed in seeds if chosen.kind in (None, kind_of(seed)[0].name)])
+    seeds = [
+        seed
+        for seed in range(chosen.seed, chosen.seed + chosen.n)
+        if chosen.kind in (None, kind_of(seed)[0].name) and not (chosen.without_ray and kind_of(seed)[0].place == "ray")
+    ]
+    tally = _run_many(seeds)
     seconds = time.monotonic() - begun
     _report(tally, seconds)
     ledger.write(
