@@ -36,17 +36,19 @@ Change = tuple[str, tuple[Any, ...]]
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A small store with a chain of six entries, a checkpoint over five of them and one over the first two."""
+    """An empty store of each kind."""
     if request.param == "sqlite":
-        address = f"sqlite:///{tmp_path}/store.sqlite"
-    else:
-        address = str(request.getfixturevalue("postgres_database"))
-    with open_sealed(address, tmp_path) as store:
-        signing = checkpoints(store.audit, tmp_path)
-        for event_id in ("a", "b"):
+        return f"sqlite:///{tmp_path}/store.sqlite"
+    return str(request.getfixturevalue("postgres_database"))
+
+
+def write(url: str, folder: Path, event_ids: Sequence[str]) -> None:
+    """For each event its entry, that of the belief, a checkpoint over all so far, and the entry that tells of it."""
+    with open_sealed(url, folder) as store:
+        signing = checkpoints(store.audit, folder)
+        for event_id in event_ids:
             commit(store, [event_id])
             signing.make([NORTH])
-    return address
 
 
 class Attack:
@@ -138,11 +140,13 @@ def changes(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_200)
 def test_every_bit_of_every_entry_and_checkpoint(url: str, tmp_path: Path) -> None:
+    write(url, tmp_path, ["a"])
     with attacking(url, tmp_path) as attack:
         assert attack.flaws() == []
         entries, signed = attack.rows("audit_entries"), attack.rows("audit_checkpoints")
-        assert (len(entries), len(signed)) == (6, 2)
+        assert (len(entries), len(signed)) == (3, 1)
         n = n_refused = 0
         for row in entries:
             for column, number, change in changes(attack, "audit_entries", ENTRY_COLUMNS, row):
@@ -166,13 +170,14 @@ def test_every_bit_of_every_entry_and_checkpoint(url: str, tmp_path: Path) -> No
                 assert found, f"not detected: {change}"
                 assert {flaw.problem for flaw in found} == {"checkpoint"}
         print(f"{n} bits flipped, {n_refused} refused by the database, all others detected")
-        assert n > 14_000
+        assert n > 8_000
         assert n_refused < n / 20
 
 
 def test_entries_dropped_swapped_and_cut_off(url: str, tmp_path: Path) -> None:
     delete = "DELETE FROM audit_entries WHERE institution = 'north' AND seq = ?"
     move = "UPDATE audit_entries SET seq = ? WHERE institution = 'north' AND seq = ?"
+    write(url, tmp_path, ["a", "b"])
     with attacking(url, tmp_path) as attack, open_sealed(url, tmp_path) as store:
         held = as_stored(read_checkpoints(export_checkpoints(store.audit, SigningKeys(tmp_path / "keys")), ""), "south")
         for seq in range(1, 6):
@@ -214,11 +219,7 @@ def _some(flaws: list[Flaw] | None) -> list[Flaw]:
 def test_bits_of_the_file_itself(tmp_path: Path) -> None:
     """A bit anywhere in the pages that hold the chain: found, or in none of their values."""
     store_file = tmp_path / "store.sqlite"
-    with open_sealed(f"sqlite:///{store_file}", tmp_path) as store:
-        signing = checkpoints(store.audit, tmp_path)
-        for event_id in ("a", "b"):
-            commit(store, [event_id])
-            signing.make([NORTH])
+    write(f"sqlite:///{store_file}", tmp_path, ["a", "b"])
     plain = sqlite3.connect(store_file)
     plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     plain.execute("PRAGMA journal_mode=DELETE")
@@ -276,10 +277,7 @@ def test_a_store_restored_from_an_older_backup_is_missing_its_tail(
 ) -> None:
     """Restoring is no crime, but whoever holds a later checkpoint sees that entries are gone."""
     address = f"sqlite:///{tmp_path}/store.sqlite"
-    with open_sealed(address, tmp_path) as store:
-        commit(store, ["a"])
-        signing = checkpoints(store.audit, tmp_path)
-        signing.make([NORTH])
+    write(address, tmp_path, ["a"])
     restored = _restore(tmp_path, address, database, request)
     with open_sealed(address, tmp_path) as store:
         commit(store, ["b"])

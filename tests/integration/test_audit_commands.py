@@ -185,7 +185,7 @@ def test_a_worker_signs_what_it_did(empty_home: Path, tmp_path: Path) -> None:
 
 def test_whoever_is_shown_patients_data_is_told_of(home: Path, tmp_path: Path) -> None:
     # The states of this store are no model's, so the export fails: it had told before.
-    for code, *words in ((0, "alerts"), (0, "rejected"), (0, "rejected", "--raw"), (2, "export", str(tmp_path / "out"))):
+    for code, *words in ((0, "alerts"), (0, "rejected"), (0, "rejected", "--raw"), (2, "export", "out")):
         result = CliRunner().invoke(main, words)
         assert result.exit_code == code, result.output + result.stderr
     reads = [one for one in as_json("show") if one["kind"] == "read"]
@@ -195,3 +195,11 @@ def test_whoever_is_shown_patients_data_is_told_of(home: Path, tmp_path: Path) -
     ]
     assert {one["content"]["by"].partition(":")[0] for one in reads} == {"cli"}
     assert as_json("verify")["ok"] is True
+
+
+def test_contents_are_compared_when_asked(home: Path) -> None:
+    # What this store calls payloads are no events, so none is what its hash says; the beliefs are as told.
+    found = as_json("verify", "--contents", code=1)
+    assert {flaw["problem"] for flaw in found["flaws"]} == {"contents"}
+    assert found["contents"] == {"events": 0, "beliefs": 0, "older_than_the_trail": 0, "entries_of_erased": 0}
+    assert "with another content" in run("verify", "--contents", code=1).stdout

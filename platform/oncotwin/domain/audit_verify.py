@@ -25,7 +25,7 @@ StoredEntry = tuple[Any, Any, Any, Any, Any, Any, Any, Any]
 VerifySignature = Callable[[bytes, bytes, bytes], bool]
 """(public key, message, signature) -> whether it is that key's."""
 
-Problem = Literal["changed", "missing", "misplaced", "rewritten", "cut off", "checkpoint"]
+Problem = Literal["changed", "missing", "misplaced", "rewritten", "cut off", "checkpoint", "contents"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Flaw:
     """Something that is not as it was.
 
     Attributes:
-        first: the first bad entry, from 1; for a bad checkpoint the size that it speaks of.
+        first: the first bad entry, from 1; for a bad checkpoint the size that it speaks of; 0 for what no entry tells
+            of.
         last: the last entry that may be the bad one; equal to `first` where it is known.
     """
 

@@ -19,6 +19,7 @@ __all__ = [
     "Headers",
     "as_structured",
     "content_hash",
+    "content_hash_of_line",
     "decode_record",
     "encode_line",
     "encode_record",
@@ -126,6 +127,21 @@ def content_hash(event: Event) -> str:
     repeats the type. Defaults are not written, so that leaving one out and spelling it out are the same.
     """
     return hashlib.sha256(canonical.canonical_model(event, _TRANSPORT)).hexdigest()
+
+
+def content_hash_of_line(line: bytes) -> str:
+    """The `content_hash` of an event that `encode_line` wrote, whichever release did.
+
+    Read as plain JSON: a later release's reading of an old event, with its defaults, would be another content.
+
+    Raises:
+        EventError: no JSON object.
+    """
+    content = strict_json.loads(line)
+    if not isinstance(content, dict):
+        raise EventError("not_an_object", "an event is one JSON object", "", "restore the journal from a backup")
+    kept = {name: value for name, value in content.items() if name not in _TRANSPORT}
+    return hashlib.sha256(canonical.canonical_json(kept)).hexdigest()
 
 
 def as_structured(value: bytes | None, headers: Headers = ()) -> bytes:

@@ -14,8 +14,9 @@ from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.audit import AuditEntry, AuditError, from_us, is_chain
 from oncotwin.ports.audit_trail import AuditTrail
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin_services.cli.options import command_options
-from oncotwin_services.cli.output import emit_json, emit_pairs, emit_table, stderr
+from oncotwin_services.cli.output import emit_json, emit_pairs, emit_table, progress, stderr
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -30,32 +31,51 @@ def audit() -> None:
 
 
 @contextmanager
-def _trail(settings: Settings) -> Iterator[AuditTrail]:
+def _opened(settings: Settings) -> Iterator[TwinStore]:
     store = wiring.open_store(settings)
     try:
-        yield store.audit
+        yield store
     finally:
         store.close()
+
+
+@contextmanager
+def _trail(settings: Settings) -> Iterator[AuditTrail]:
+    with _opened(settings) as store:
+        yield store.audit
 
 
 @audit.command()
 @click.option("--checkpoints", "file", type=_FILE, help="Also hold the chains against checkpoints held elsewhere.")
 @click.option("--institution", help="Only this institution's chain.")
+@click.option("--contents", is_flag=True, help="Also compare the journal and the beliefs with what the chains tell.")
 @command_options
-def verify(file: Path | None, institution: str | None, settings: Settings, as_json: bool) -> int:
+def verify(
+    file: Path | None, institution: str | None, contents: bool, settings: Settings, as_json: bool
+) -> int:
     """Verify the chains, and name the first bad entry: changed, missing, replaced, or cut off at the end.
 
     Chains are held against the checkpoints of the store, of the model registry, and of a file that another institution
     exported. Only a checkpoint that is held elsewhere shows that a tail was cut off. Exit code 1: something is wrong.
+
+    --contents also shows events and beliefs of the store that were changed, taken away or slipped in. It needs the
+    patients' keys, and reads everything.
     """
     from oncotwin_flows.audit import as_stored, read_checkpoints
     from oncotwin_flows.audit import verify as verify_trail
 
     more = [] if file is None else as_stored(read_checkpoints(_lines(file), str(file)), str(file))
-    with _trail(settings) as trail:
+    with _opened(settings) as store:
         report = verify_trail(
-            trail, wiring.open_signer(settings), wiring.open_checkpoint_registry(settings), more, institution
+            store.audit, wiring.open_signer(settings), wiring.open_checkpoint_registry(settings), more, institution
         )
+        held = None
+        if contents and not report.all_flaws:
+            from oncotwin_flows.audit_contents import verify_contents
+
+            with progress("comparing patients", None) as advance:
+                held = verify_contents(store, advance)
+            report.flaws += held.flaws
     flaws = report.all_flaws
     if institution is not None and not report.verdicts:
         raise AuditError(f"there is no chain of {institution!r} and no checkpoint of one; see `oncotwin audit show`")
@@ -73,6 +93,10 @@ def verify(file: Path | None, institution: str | None, settings: Settings, as_js
                     for one in report.verdicts
                 ],
                 "held_for_others": report.elsewhere,
+                "contents": None if held is None else {
+                    "events": held.n_events, "beliefs": held.n_beliefs, "older_than_the_trail": held.n_older,
+                    "entries_of_erased": held.n_erased,
+                },
                 "flaws": [
                     {
                         "institution": flaw.institution, "first": flaw.first, "last": flaw.last,
@@ -91,6 +115,13 @@ def verify(file: Path | None, institution: str | None, settings: Settings, as_js
                 for one in report.verdicts
             ],
         )
+        if held is not None:
+            emit_pairs(
+                "contents", {
+                    "events as told": held.n_events, "beliefs as told": held.n_beliefs,
+                    "older than the trail": held.n_older, "entries of erased patients": held.n_erased,
+                },
+            )
         for flaw in flaws:
             click.echo(flaw.message)
     return 1 if flaws else 0
