@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from oncotwin.domain.amendment import Accepted, Arrival, Consent, Correction
+from oncotwin.domain.amendment import Accepted, Arrival, Consent, Correction, Erasure
 from oncotwin.domain.ids import EventKey
-from oncotwin.domain.observation import Observation
+from oncotwin.domain.observation import ArrayReference, Assessment, Observation
 from oncotwin.domain.treatment import Treatment
 from oncotwin.ports.twin_store import AlertRow, JournalEntry
 from oncotwin.twin.drift import Alert
@@ -171,7 +171,8 @@ def in_words(found: Difference) -> str:
     said = []
     counted: dict[str, int] = {}
     for cause in found.causes:
-        counted[cause.what] = counted.get(cause.what, 0) + 1
+        if cause.what != "kept":
+            counted[cause.what] = counted.get(cause.what, 0) + 1
     for what, n in counted.items():
         said.append(f"{n} {what}" if what != "correction" or n == 1 else f"{n} corrections")
     if found.before.binding.version != found.after.binding.version:
@@ -247,8 +248,8 @@ def _classified(after: Recollection, fresh: Sequence[JournalEntry]) -> list[Caus
         since = after.known_since(entry)
         through = [row.time for row in after.beliefs if row.position < entry.position and row.n_folded > 0]
         late_by = through[-1] - entry.time if through and through[-1] > entry.time else None
-        if item is None:
-            found.append(Cause(entry, "kept", f"{entry.kind}, which moves no twin", since))
+        if item is None or isinstance(item, Assessment | ArrayReference | Erasure):
+            found.append(Cause(entry, "kept", f"{entry.kind}, {entry.time:%Y-%m-%d}, which moves no twin", since))
         elif isinstance(item, Correction):
             found.append(_correction(entry, item, by_key, since))
         elif isinstance(item, Arrival):
