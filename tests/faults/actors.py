@@ -13,10 +13,15 @@ from oncotwin.twin.shard import TwinShard
 from tests.faults.scheduler import Process
 
 
+class Killed(BaseException):
+    """The process that folds ends, as by a fault in compiled code."""
+
+
 @dataclass(eq=False)
 class _Call:
     """One call on its way to an actor: deliveries to fold, or twins to forget."""
 
+    version: str
     deliveries: Sequence[Delivery]
     forget: Sequence[TwinId] = ()
     answer: list[Folded] | None = None
@@ -25,6 +30,8 @@ class _Call:
 
 @dataclass(eq=False)
 class _Actor:
+    make_shard: Callable[[str], TwinShard]
+    version: str
     shard: TwinShard
     owner: Process
     waiting: list[_Call] = field(default_factory=list)
@@ -37,7 +44,16 @@ class _Actor:
                 self.shard.forget(call.forget)
                 continue
             try:
+                if call.version != self.version:
+                    self.shard.close()
+                    self.shard, self.version = self.make_shard(call.version), call.version
                 call.answer = self.shard.fold(call.deliveries)
+            except Killed:
+                # A restarted actor begins with nothing, and what was waiting is lost too.
+                for one in (call, *waiting[waiting.index(call) :], *self.waiting):
+                    one.lost = "the actor's process ended"
+                self.shard, self.waiting = self.make_shard(self.version), []
+                return
             except Exception as error:  # an actor hands what its method raised to whoever asks for the answer
                 call.lost = f"{type(error).__name__}: {error}"
 
@@ -51,7 +67,7 @@ class Cluster:
     """
 
     def __init__(
-        self, twins_per_actor: int, make_shard: Callable[[], TwinShard], is_lost: Callable[[Process], bool],
+        self, twins_per_actor: int, make_shard: Callable[[str], TwinShard], is_lost: Callable[[Process], bool],
         at_once: Callable[[], bool],
     ) -> None:
         self._k = twins_per_actor
@@ -60,9 +76,9 @@ class Cluster:
         self._at_once = at_once
         self._actors: dict[str, _Actor] = {}
 
-    def host(self, process: Process) -> ClusterHost:
+    def host(self, process: Process, version: str) -> ClusterHost:
         """A process's way to the actors."""
-        return ClusterHost(self, process)
+        return ClusterHost(self, process, version)
 
     def died(self, process: Process) -> None:
         """A worker died, and its actors with it."""
@@ -76,7 +92,9 @@ class Cluster:
             call.lost = "the actor is gone"
         actor.shard.close()
 
-    def call(self, process: Process, deliveries: Sequence[Delivery]) -> list[tuple[str, list[int], _Call]]:
+    def call(
+        self, process: Process, version: str, deliveries: Sequence[Delivery]
+    ) -> list[tuple[str, list[int], _Call]]:
         """Send each actor its share."""
         places: dict[str, list[int]] = defaultdict(list)
         for place, delivery in enumerate(deliveries):
@@ -86,8 +104,8 @@ class Cluster:
             if name in self._actors and self._is_lost(process):
                 self.lose(name)
             if name not in self._actors:
-                self._actors[name] = _Actor(self._make_shard(), process)
-            call = _Call([deliveries[place] for place in at])
+                self._actors[name] = _Actor(self._make_shard, version, self._make_shard(version), process)
+            call = _Call(version, [deliveries[place] for place in at])
             self._actors[name].waiting.append(call)
             if self._at_once():
                 self._actors[name].work()
@@ -112,19 +130,25 @@ class Cluster:
         """Tell every actor."""
         names = list(twin_ids)
         for actor in self._actors.values():
-            actor.waiting.append(_Call((), names))
+            actor.waiting.append(_Call("", (), names))
 
 
 class ClusterHost:
     """`TwinHost` of one process."""
 
-    def __init__(self, cluster: Cluster, process: Process) -> None:
+    def __init__(self, cluster: Cluster, process: Process, version: str) -> None:
         self._cluster = cluster
         self._process = process
+        self._version = version
 
     def submit(self, deliveries: Sequence[Delivery]) -> _Ticket:
         """Send deliveries out."""
-        return _Ticket(self._cluster, self._process, self._cluster.call(self._process, deliveries), len(deliveries))
+        calls = self._cluster.call(self._process, self._version, deliveries)
+        return _Ticket(self._cluster, self._process, calls, len(deliveries))
+
+    def follow(self, version: str) -> None:
+        """Fold under another model version from now on."""
+        self._version = version
 
     def forget(self, twin_ids: Iterable[TwinId]) -> None:
         """Have actors forget twins; a process that died tells nobody anything."""

@@ -17,84 +17,96 @@ _SHARED_MEMORY = Path("/dev/shm")
 """A process that dies in a simulation is an exception: what reached the file is there, synced or not."""
 
 
+def _nothing() -> None:
+    """No lock is needed."""
+
+
+class Database:
+    """One store, emptied for each seed; its engine is kept, for what it has learnt of the statements.
+
+    Every writing transaction takes a lock before it begins and gives it back as it ends: the databases let one writer
+    in at a time, and in one process the second would wait for ever for the first.
+
+    Attributes:
+        lock, unlock: of whoever uses it now.
+    """
+
+    def __init__(self, engine: Engine, empty: Callable[[Engine], None]) -> None:
+        self.engine = engine
+        self.lock: Callable[[], None] = _nothing
+        self.unlock: Callable[[], None] = _nothing
+        self._empty = empty
+        is_sqlite = engine.dialect.name == "sqlite"
+
+        def begin(connection: Connection) -> None:
+            if connection.get_execution_options().get("write", False):
+                self.lock()
+            if is_sqlite:
+                _begin_sqlite(connection)
+
+        def end(connection: Connection) -> None:
+            if connection.get_execution_options().get("write", False):
+                self.unlock()
+
+        if is_sqlite:
+            # Listeners of this event are called in the order in which they came, and ours must be the first.
+            event.remove(engine, "begin", _begin_sqlite)
+        event.listen(engine, "begin", begin)
+        event.listen(engine, "commit", end)
+        event.listen(engine, "rollback", end)
+
+    def emptied(self) -> Database:
+        """Itself, empty."""
+        self.lock = self.unlock = _nothing
+        self._empty(self.engine)
+        return self
+
+
 class Databases:
     """Stores for simulations.
 
+    Attributes:
+        disturbed, undisturbed: SQLite's. postgres: where a server was given.
+
     Args:
-        postgres_url: an empty database that may be emptied again and again; without it all stores are SQLite's.
+        postgres_url: an empty database that may be emptied again and again.
     """
 
     def __init__(self, postgres_url: str | None = None) -> None:
         place = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
         self._folder = Path(tempfile.mkdtemp(prefix="oncotwin-simulation-", dir=place))
-        template = self._folder / "template.sqlite"
-        open_twin_store(f"sqlite:///{template}").close()
-        self._template = template
-        self._n = 0
-        self._postgres: Engine | None = None
+        self._template = self._folder / "template.sqlite"
+        open_twin_store(f"sqlite:///{self._template}").close()
+        self.disturbed = self._sqlite("disturbed")
+        self.undisturbed = self._sqlite("undisturbed")
+        self.postgres: Database | None = None
         if postgres_url is not None:
             open_twin_store(postgres_url).close()
-            self._postgres = open_engine(postgres_url)
+            self.postgres = Database(open_engine(postgres_url), _empty_postgres)
 
-    @property
-    def has_postgres(self) -> bool:
-        """Whether there is a PostgreSQL database."""
-        return self._postgres is not None
+    def _sqlite(self, name: str) -> Database:
+        path = self._folder / f"{name}.sqlite"
 
-    def sqlite(self) -> Engine:
-        """An empty store in a file of its own."""
-        self._n += 1
-        path = self._folder / f"{self._n}.sqlite"
-        shutil.copyfile(self._template, path)
-        return open_engine(f"sqlite:///{path}")
+        def empty(engine: Engine) -> None:
+            engine.dispose()
+            for suffix in ("-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+            shutil.copyfile(self._template, path)
 
-    def postgres(self) -> Engine:
-        """The PostgreSQL store, emptied."""
-        assert self._postgres is not None
-        engine = open_engine(self._postgres.url.render_as_string(hide_password=False))
-        with engine.connect() as connection, connection.begin():
-            for table in metadata.sorted_tables:
-                connection.execute(table.delete())
-                for column in table.columns:
-                    if column.autoincrement is True:
-                        connection.execute(text(f'ALTER SEQUENCE "{table.name}_{column.name}_seq" RESTART'))
-        return engine
-
-    def drop(self, engine: Engine) -> None:
-        """Close a store; a file is removed."""
-        engine.dispose()
-        if engine.dialect.name == "sqlite" and engine.url.database:
-            for suffix in ("", "-wal", "-shm"):
-                Path(engine.url.database + suffix).unlink(missing_ok=True)
+        return Database(open_engine(f"sqlite:///{path}"), empty)
 
     def close(self) -> None:
         """Remove everything."""
-        if self._postgres is not None:
-            self._postgres.dispose()
+        for database in (self.disturbed, self.undisturbed, self.postgres):
+            if database is not None:
+                database.engine.dispose()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def guard_writes(engine: Engine, lock: Callable[[], None], unlock: Callable[[], None]) -> None:
-    """Have every writing transaction take a lock before it begins and give it back as it ends.
-
-    The databases let one writer in at a time; in one process the second would wait for ever for the first.
-    """
-
-    is_sqlite = engine.dialect.name == "sqlite"
-
-    def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("write", False):
-            lock()
-        if is_sqlite:
-            _begin_sqlite(connection)
-
-    def end(connection: Connection) -> None:
-        if connection.get_execution_options().get("write", False):
-            unlock()
-
-    if is_sqlite:
-        # Listeners of this event are called in the order in which they came, and ours must be the first.
-        event.remove(engine, "begin", _begin_sqlite)
-    event.listen(engine, "begin", begin)
-    event.listen(engine, "commit", end)
-    event.listen(engine, "rollback", end)
+def _empty_postgres(engine: Engine) -> None:
+    with engine.connect() as connection, connection.begin():
+        for table in metadata.sorted_tables:
+            connection.execute(table.delete())
+            for column in table.columns:
+                if column.autoincrement is True:
+                    connection.execute(text(f'ALTER SEQUENCE "{table.name}_{column.name}_seq" RESTART'))

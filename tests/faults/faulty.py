@@ -42,18 +42,23 @@ class Fate(Protocol):
 WRITES = frozenset(
     {
         "commit", "acquire_leases", "release_leases", "register_twins", "look_for_gaps", "raise_gap_alert",
-        "mark_published", "intake_record", "add_dead_letters",
+        "mark_published", "intake_record", "add_dead_letters", "commit_line", "promote",
     }
 )
 
 
 class FaultyStore:
-    """A store whose calls may fail before or after they are done; None as the process: an actor's own connection."""
+    """A store whose calls may fail before or after they are done; None as the process: an actor's own connection.
+
+    Attributes:
+        doing: the write that is under way.
+    """
 
     def __init__(self, store: Any, fate: Fate, process: Process | None) -> None:
         self._store = store
         self._fate = fate
         self._process = process
+        self.doing = ""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._store, name)
@@ -70,6 +75,8 @@ class FaultyStore:
             if self._fate.store_fails(process):
                 self._fate.note(f"store fails at {name}")
                 raise StoreUnavailableError(f"simulated: the store is away ({name})")
+            if name in WRITES:
+                self.doing = name
             result = method(*arguments, **named)
             if name == "commit" and process is not None:
                 self._fate.committed(process, arguments[0])

@@ -14,8 +14,8 @@ from oncotwin.domain.events import encode_record, parse_event
 from oncotwin.ports.event_log import NewRecord
 from oncotwin.testing.patients import DAY_ZERO, consent, correction, diameter, event_line, treatment
 
-POISON = "poison"
-"""Events whose id begins with this break the fold (`world.explode`)."""
+POISON, KILLER = "poison", "poison-killer"
+"""Events whose id begins with these break the fold (`world.poisoned_kernel`), or end the process that folds them."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Drawing:
 
 def draw_population(rng: random.Random, *, small: bool = False) -> Population:
     """Patients of one or two institutions, their events, and the order and batching of the arrival."""
-    n_patients = rng.randint(2, 3) if small else rng.randint(3, 6)
+    n_patients = rng.randint(2, 3) if small else rng.choice((2, 3, 3, 4, 5))
     institutions = ("H1", "H2") if rng.random() < 0.6 else ("H1",)
     patients = tuple(f"{institutions[i % len(institutions)]}/p{i}" for i in range(n_patients))
     drawing = _Drawing(rng)
@@ -85,7 +85,7 @@ def _source(rng: random.Random, patient: str) -> str:
 def _draw_course(drawing: _Drawing, patient: str) -> None:
     """Measurements, laboratory values and treatment; some days are drawn twice, so that times tie."""
     rng = drawing.rng
-    days = [rng.randrange(0, 600) for _ in range(rng.randint(2, 8))]
+    days = [rng.randrange(0, 600) for _ in range(rng.randint(2, 7))]
     for day in days:
         more: dict[str, Any] = {"patient": patient, "source": _source(rng, patient)}
         kind = rng.random()
@@ -108,11 +108,12 @@ def _draw_course(drawing: _Drawing, patient: str) -> None:
         else:
             data = {"scale": "recist", "value": "PD"}
             drawing.add(event_line("assessment", drawing.name("a"), day, data, **more), day)
-    if rng.random() < 0.3:
-        name = drawing.name(f"{POISON}-")
+    # Whether poison that is not in force is noticed depends on the order; here it always is in force.
+    if rng.random() < 0.25:
+        name = drawing.name(f"{KILLER if rng.random() < 0.2 else POISON}-")
         day = rng.randrange(0, 600)
         drawing.add(diameter(name, day, 20, patient=patient, source=_source(rng, patient)), day)
-    if rng.random() < 0.2:
+    elif rng.random() < 0.25:
         for decision in ("withdrawn", "granted")[: rng.randint(1, 2)]:
             day = rng.randrange(0, 600)
             scope = rng.choice(("care", "care", "research"))
@@ -124,7 +125,11 @@ def _draw_amendments(drawing: _Drawing, patient: str, patients: Sequence[str]) -
     rng = drawing.rng
     others = [p for p in patients if p != patient and p.partition("/")[0] == patient.partition("/")[0]]
     for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
-        own = [one for one in drawing.sent if patient in (one.patient, one.moves_to)]
+        own = [
+            one
+            for one in drawing.sent
+            if patient in (one.patient, one.moves_to) and not one.key[1].startswith(POISON)
+        ]
         if not own:
             return
         target = rng.choice(own)

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from oncotwin.adapters.sql_store.commit import COMMIT_STEPS
+from oncotwin.adapters.sql_store.lines import LINE_STEPS, PROMOTE_STEPS
 from oncotwin_flows.steps import RELAY_STEPS, WORKER_STEPS
 
 STORED = "in the store"
@@ -19,8 +20,19 @@ CHAINS = ((*_BEFORE, *COMMIT_STEPS, STORED, *_AFTER, WORKER_STEPS[0]), (*RELAY_S
 PAIRS = tuple(pair for chain in CHAINS for pair in zip(chain[:-1], chain[1:], strict=True))
 """Every pair of consecutive steps: a crash right after the first of them lies between the two."""
 
-AFTER = dict(PAIRS)
 IN_TRANSACTION = frozenset(COMMIT_STEPS)
+
+LINE, PROMOTE = "line: ", "promote: "
+"""Before the names of steps by which a line is folded and by which it is promoted."""
+
+LINE_PAIRS = tuple(
+    (prefix + a, prefix + b)
+    for prefix, chain in ((LINE, LINE_STEPS), (PROMOTE, PROMOTE_STEPS))
+    for a, b in zip(chain, (*chain[1:], STORED), strict=True)
+)
+"""The same of a line that is folded in shadow, and of its promotion."""
+
+AFTER = dict((*PAIRS, *LINE_PAIRS))
 
 LEASE_S = 10.0
 LOCK_PATIENCE_S = 60.0
@@ -34,6 +46,8 @@ class Weather:
         planned: a crash at the n-th pass (from 1) of a named step.
         shared_host: actors are shared by the workers, as in a cluster; else each worker has its own.
         built_in: the models that are shipped, else light ones.
+        sealed: rows are sealed under patients' keys.
+        promotions: model versions that are promoted in the middle, one after the other.
     """
 
     n_workers: int
@@ -41,6 +55,7 @@ class Weather:
     twins_per_actor: int
     shared_host: bool
     built_in: bool
+    sealed: bool
     commit_events: int
     run_events: int
     planned: tuple[tuple[str, int], ...]
@@ -54,7 +69,7 @@ class Weather:
     clock_step: float
     torn_batch: float
     leave: float
-    promote: float
+    promotions: tuple[str, ...]
 
 
 def draw_weather(rng: random.Random) -> Weather:
@@ -64,15 +79,20 @@ def draw_weather(rng: random.Random) -> Weather:
         return rng.choice(values)
 
     steps = [first for first, _ in PAIRS]
+    line_steps = [first for first, _ in LINE_PAIRS]
     return Weather(
         n_workers=rng.choice((1, 1, 2, 2, 3)),
         n_partitions=rng.choice((1, 2, 4)),
         twins_per_actor=rng.choice((1, 2, 100)),
         shared_host=rng.random() < 0.5,
-        built_in=rng.random() < 0.05,
-        commit_events=rng.choice((1, 3, 8, 50)),
+        built_in=rng.random() < 0.03,
+        sealed=rng.random() < 0.15,
+        commit_events=rng.choice((1, 3, 6, 6, 12, 50)),
         run_events=rng.choice((5, 20, 1_000)),
-        planned=tuple((rng.choice(steps), rng.randint(1, 4)) for _ in range(rng.choice((0, 1, 2, 3)))),
+        planned=tuple(
+            (rng.choice(steps if rng.random() < 0.7 else line_steps), rng.randint(1, 4))
+            for _ in range(rng.choice((0, 1, 2, 4)))
+        ),
         crash=rate(0.0, 0.0, 0.005, 0.02),
         pause=rate(0.0, 0.0, 0.01, 0.03),
         switch=rate(0.0, 0.1, 0.5),
@@ -83,5 +103,5 @@ def draw_weather(rng: random.Random) -> Weather:
         clock_step=rate(0.0, 0.0, 0.01),
         torn_batch=rate(0.0, 0.2),
         leave=rate(0.0, 0.0, 0.3),
-        promote=rate(0.0, 0.0, 0.0, 1.0),
+        promotions=rng.choice(((), (), (), ("2",), ("2", "1"), ("2", "3"))),
     )

@@ -8,44 +8,57 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
-from oncotwin.adapters.sealing import PlainSealer
+from oncotwin.adapters.sealing import PlainSealer, Sealer
 from oncotwin.adapters.sql_store import SqlTwinStore, schema
 from oncotwin.bootstrap.wiring import history
-from oncotwin.domain.errors import FencedError, HostLostError, LogError, StaleVersionError, StoreError
+from oncotwin.domain.errors import (
+    FencedError,
+    HostLostError,
+    LogError,
+    OncotwinError,
+    StaleVersionError,
+    StoreError,
+)
 from oncotwin.domain.events import as_structured
 from oncotwin.models.base import Hyperparameters, TumourModel
+from oncotwin.ports.line_store import LineStore
 from oncotwin.ports.twin_store import CommitGroup, TwinStore
 from oncotwin.testing.memory_log import MemoryEventLog, MemoryTopic
 from oncotwin.twin import fold
 from oncotwin.twin.fold import Binding
 from oncotwin.twin.shard import TwinShard
 from oncotwin.twin.timeline import Cursor, Item, Step, plan_steps
+from oncotwin_flows.careful import CarefulHost
 from oncotwin_flows.gaps import GapWatch
 from oncotwin_flows.groups import Bounds
 from oncotwin_flows.intake import Intake, IntakeRules
+from oncotwin_flows.promote import promote_line
 from oncotwin_flows.relay import Relay
+from oncotwin_flows.shadow import LineFollower
 from oncotwin_flows.worker import Worker, WorkerSettings
-from tests.faults.actors import Cluster
-from tests.faults.databases import guard_writes
+from tests.faults.actors import Cluster, Killed
+from tests.faults.databases import Database
 from tests.faults.faulty import FaultyLog, FaultyStore
-from tests.faults.population import POISON, Population
+from tests.faults.population import KILLER, POISON, Population
 from tests.faults.scheduler import BEGIN, Died, LockTimeoutError, Process, Scheduler, SimulatedClock
-from tests.faults.weather import AFTER, IN_TRANSACTION, LEASE_S, LOCK_PATIENCE_S, STORED, Weather
+from tests.faults.keys import MemoryKeys
+from tests.faults.weather import AFTER, IN_TRANSACTION, LEASE_S, LINE, LOCK_PATIENCE_S, PROMOTE, STORED, Weather
 
 LOG_NAME = "log"
 VERSION = "1"
 SKEW = timedelta(minutes=5)
 _MOST_TURNS = 5_000
 _PASSING = (StoreError, LogError, FencedError, StaleVersionError, HostLostError)
+_MOST_LOST = 4
 _TRIES = 3
 """The flow's task is tried so often before its process ends with the error."""
 
@@ -62,13 +75,17 @@ class World:
     """
 
     def __init__(
-        self, rng: random.Random, weather: Weather, population: Population, engine: Engine, binding: Binding
+        self, rng: random.Random, weather: Weather, population: Population, database: Database,
+        bind: Callable[[str], Binding], version: str = VERSION,
     ) -> None:
         self.rng = rng
         self.weather = weather
         self.population = population
-        self.binding = binding
-        self.engine = engine
+        self.bind = bind
+        self.version = version
+        self._keys = MemoryKeys()
+        self._n_lost = 0
+        self.engine = database.emptied().engine
         self.scheduler = Scheduler(rng, self._ended)
         self.topic = MemoryTopic(weather.n_partitions, lambda: BEGIN)
         self.out: dict[str, MemoryTopic] = {}
@@ -82,7 +99,7 @@ class World:
         self._produced = False
         self._quiet_from = 0.0
         self.calm = False
-        guard_writes(engine, self._lock, self.scheduler.unlock)
+        database.lock, database.unlock = self._lock, self.scheduler.unlock
 
     def run(self) -> None:
         """Bring everything in under faults, then let the sky clear and the workers finish.
@@ -92,6 +109,10 @@ class World:
         """
         try:
             self.scheduler.spawn("producer", self._produce)
+            if self.weather.promotions:
+                self.scheduler.spawn("promoter", self._promote, self.rng.uniform(0.0, 20.0))
+                if self.rng.random() < 0.5:
+                    self.scheduler.spawn("shadow", self._shadow, self.rng.uniform(0.0, 10.0))
             for number in range(self.weather.n_workers):
                 self._start(number, self.rng.uniform(0.0, 3.0))
             self.scheduler.run(self._is_done, _MOST_TURNS)
@@ -100,7 +121,10 @@ class World:
 
     def store(self) -> SqlTwinStore:
         """The store as it is, for whoever looks from outside."""
-        return SqlTwinStore(self.engine, PlainSealer())
+        return SqlTwinStore(self.engine, self._sealer())
+
+    def _sealer(self) -> Sealer:
+        return Sealer(self._keys) if self.weather.sealed else PlainSealer()
 
     # Faults.
 
@@ -191,13 +215,21 @@ class World:
     def _new_cluster(self) -> Cluster:
         return Cluster(
             self.weather.twins_per_actor, self._make_shard,
-            lambda process: self._happens("host lost", self.weather.host_lost),
+            self._host_lost,
             lambda: self.rng.random() < 0.5,
         )
 
-    def _make_shard(self) -> TwinShard:
+    def _host_lost(self, process: Process) -> bool:
+        """Four times in all: what is lost again and again with its host is taken for poison."""
+        del process
+        if self._n_lost >= _MOST_LOST or not self._happens("host lost", self.weather.host_lost):
+            return False
+        self._n_lost += 1
+        return True
+
+    def _make_shard(self, version: str) -> TwinShard:
         store = cast("TwinStore", FaultyStore(self.store(), self, None))
-        return TwinShard(self.binding, history(store, self.binding.version))
+        return TwinShard(self.bind(version), history(store, version))
 
     def _start(self, number: int, after_s: float) -> None:
         """A worker's next life: under its old name, as where names are fixed, or under a new one."""
@@ -213,6 +245,12 @@ class World:
         if process.name == "producer":
             if not self._produced:
                 self.scheduler.spawn("producer", self._produce, 1.0)
+        elif process.name == "promoter":
+            if self._promoted < len(self.weather.promotions):
+                self.scheduler.spawn("promoter", self._promote, 1.0)
+        elif process.name == "shadow":
+            if not self.calm:
+                self.scheduler.spawn("shadow", self._shadow, self.rng.uniform(0.5, 5.0))
         else:
             number = int(process.name[1:].partition(".")[0])
             self._start(number, self.rng.uniform(0.1, 5.0))
@@ -236,9 +274,47 @@ class World:
                 continue
             self._delivered += 1
         self._produced = True
-        self._quiet_from = self.scheduler.time + self.rng.uniform(1.0, 60.0)
+        self._quiet_from = self.scheduler.time + self.rng.uniform(0.0, 20.0)
 
     _delivered = 0
+    _promoted = 0
+
+    def _promote(self, process: Process) -> None:
+        """Have one version after the other believed; a promotion whose answer was lost is found to be made."""
+        clock = SimulatedClock(self.scheduler, process)
+        store = self._line_store(process)
+        while self._promoted < len(self.weather.promotions):
+            version = self.weather.promotions[self._promoted]
+            try:
+                if store.champion() is None:
+                    clock.sleep(2.0)
+                    continue
+                if store.champion() != version:
+                    promote_line(store, self.bind(version), clock, "somebody", most_behind=self.rng.choice((1, 2_000)))
+                    self.kinds["promotion"] += 1
+                self._promoted += 1
+                self.note(f"promoted {version}")
+                clock.sleep(self.rng.uniform(0.0, 20.0))
+            except (*_PASSING, OncotwinError) as error:
+                self.note(f"failed: {type(error).__name__} {str(error)[:100]}")
+                clock.sleep(1.0)
+
+    def _shadow(self, process: Process) -> None:
+        """Fold the line of a version that is to be promoted, in the background."""
+        clock = SimulatedClock(self.scheduler, process)
+        store = self._line_store(process)
+        version = self.rng.choice(self.weather.promotions)
+        try:
+            LineFollower(store, self.bind(version), clock, n_at_once=self.rng.choice((1, 2, 64))).catch_up(30.0)
+        except OncotwinError as error:
+            self.note(f"failed: {type(error).__name__} {str(error)[:100]}")
+
+    def _line_store(self, process: Process) -> LineStore:
+        def on_step(step: str) -> None:
+            self.at(process, (PROMOTE if store.doing == "promote" else LINE) + step)
+
+        store = FaultyStore(SqlTwinStore(self.engine, self._sealer(), on_step), self, process)
+        return cast("LineStore", store)
 
     def _work(self, process: Process) -> None:
         """A worker's life: what `run_worker` does, without Prefect."""
@@ -247,17 +323,22 @@ class World:
         def on_step(step: str) -> None:
             self.at(process, step)
 
-        store = cast("TwinStore", FaultyStore(SqlTwinStore(self.engine, PlainSealer(), on_step), self, process))
+        store = cast("TwinStore", FaultyStore(SqlTwinStore(self.engine, self._sealer(), on_step), self, process))
         cluster = self._cluster if weather.shared_host else self._own.setdefault(process, self._new_cluster())
         log = FaultyLog(MemoryEventLog(self.topic), self, process)
-        rules = WorkerSettings(process.name, LOG_NAME, VERSION, LEASE_S, SKEW, threaded=False)
-        worker = Worker(log, store, cluster.host(process), clock, rules, on_step=on_step)
+        try:
+            version = store.champion() or self.version
+        except StoreError:
+            return
+        rules = WorkerSettings(process.name, LOG_NAME, version, LEASE_S, SKEW, threaded=False)
+        host = CarefulHost(cluster.host(process, version), clock, self.note)
+        worker = Worker(log, store, host, clock, rules, on_step=on_step)
         relay = Relay(
             store, lambda topic: FaultyLog(self._out(topic), self, process), self.rng.choice((1, 3, 2_000)), on_step
         )
         watch = GapWatch(store, clock, timedelta(hours=1))
         bounds = Bounds(weather.run_events, 30.0, weather.commit_events, 0.0)
-        n_failed = 0
+        n_failed, idle_s = 0, 0.5
         while True:
             n_read = 0
             try:
@@ -266,6 +347,8 @@ class World:
                     watch.look()
                 relay.publish()
                 n_failed = 0
+                # Looking for work costs more than anything else here.
+                idle_s = 0.5 if n_read else min(2.0 * idle_s, LEASE_S / 2.0)
             except _PASSING as error:
                 self.note(f"failed: {type(error).__name__} {str(error)[:100]}")
                 n_failed += 1
@@ -276,19 +359,19 @@ class World:
                 with suppress_passing():
                     worker.release()
                 return
-            clock.sleep(1.0 if n_read == 0 else 0.01)
+            clock.sleep(idle_s if n_read == 0 else 0.01)
 
     def _out(self, topic: str) -> MemoryEventLog:
         return MemoryEventLog(self.out.setdefault(topic, MemoryTopic(2, lambda: BEGIN)))
 
     def _is_done(self) -> bool:
-        if not self._produced:
+        if not self._produced or self._promoted < len(self.weather.promotions):
             return False
         if not self.calm and self.scheduler.time >= self._quiet_from:
             self.calm = True
             # Whoever was paused wakes up into a calm world, and finds that it was replaced.
             self.note("calm")
-        if not self.calm or any(p.wake_at > self.scheduler.time + 1.0 for p in self.scheduler.processes):
+        if not self.calm or any(p.wake_at > self.scheduler.time + LEASE_S for p in self.scheduler.processes):
             return False
         return self._is_idle()
 
@@ -317,6 +400,8 @@ def poisoned_kernel() -> Iterator[None]:
     def explode(
         model: TumourModel, hyper: Hyperparameters, cursor: Cursor, items: Sequence[Item], keys: Sequence[int]
     ) -> tuple[list[Step], Cursor]:
+        if any(item.header.event_id.startswith(KILLER) for item in items):
+            raise Killed
         if any(item.header.event_id.startswith(POISON) for item in items):
             raise ZeroDivisionError("the kernel failed")
         return plan_steps(model, hyper, cursor, items, keys)
@@ -335,5 +420,5 @@ def undisturbed(weather: Weather) -> Weather:
     return replace(
         weather, n_workers=1, n_partitions=1, shared_host=False, commit_events=1_000, run_events=100_000, planned=(),
         crash=0.0, pause=0.0, switch=0.0, lost_acknowledgement=0.0, store_error=0.0, log_error=0.0, host_lost=0.0,
-        clock_step=0.0, torn_batch=0.0, leave=0.0, promote=0.0,
+        clock_step=0.0, torn_batch=0.0, leave=0.0, promotions=(), sealed=False,
     )
