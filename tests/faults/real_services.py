@@ -29,9 +29,14 @@ from oncotwin.bootstrap.settings import Settings
 from oncotwin.testing.servers import KafkaBroker, PostgresServer
 
 RAY_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "180",
+    "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "60",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240", "RAY_metric_cardinality_level": "low", "RAY_worker_niceness": "0",
+    # Without this Ray takes the loopback address that it was given for one that others cannot reach, replaces it by
+    # another one of the machine, and then finds nobody there.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
+_RAY_ATTEMPTS = 6
+"""A node gives up where the agent beside it is not up within fifteen seconds, which a busy machine may need."""
 _TEMPLATE = "migrated"
 _WAIT_S = 240.0
 
@@ -118,16 +123,18 @@ class RayCluster:
         from ray.cluster_utils import Cluster
 
         self._ray = ray
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        self._cluster: Any = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False},
-        )
-        for _ in range(2):
-            self.add_node()
-        ray.init(
-            address=self.address, namespace="oncotwin", log_to_driver=False, logging_level=logging.ERROR,
-        )
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        self._cluster: Any = Cluster()
+        try:
+            self._add(num_cpus=0, include_dashboard=False)
+            for _ in range(2):
+                self.add_node()
+            ray.init(
+                address=self.address, namespace="oncotwin", log_to_driver=False, logging_level=logging.CRITICAL,
+            )
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def address(self) -> str:
@@ -136,7 +143,18 @@ class RayCluster:
 
     def add_node(self) -> None:
         """Have one more node for twins."""
-        self._cluster.add_node(num_cpus=2, node_ip_address="127.0.0.1")
+        self._add(num_cpus=2)
+
+    def _add(self, **options: Any) -> None:
+        for attempt in range(1, _RAY_ATTEMPTS + 1):
+            try:
+                self._cluster.add_node(node_ip_address="127.0.0.1", **options)
+                return
+            except Exception:  # Ray says by bare Exception that its processes were not up in time
+                if attempt == _RAY_ATTEMPTS:
+                    raise
+                if self._cluster.head_node is not None and not self._cluster.worker_nodes:
+                    self._cluster.remove_node(self._cluster.head_node, allow_graceful=False)
 
     def names(self) -> list[str]:
         """Names of the actors there are."""
@@ -202,6 +220,8 @@ class Services:
     def _start(self) -> None:
         enter = self._stack.enter_context
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        # What is cut and killed here fills a log with what is meant to happen.
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
         self.nursery = enter(Nursery())
         self.proxy = TcpProxy(0)
         self.broker = KafkaBroker(self.folder / "kafka", advertised_port=self.proxy.port)
