@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from tests.faults.scheduler import Process
+
 from oncotwin.domain.errors import HostLostError
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.twin_host import Delivery, Folded
 from oncotwin.twin.shard import TwinShard
-from tests.faults.scheduler import Process
 
 
 class Killed(BaseException):

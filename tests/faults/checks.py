@@ -10,20 +10,18 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Engine, func, select
+from tests.faults.population import POISON
+from tests.faults.scheduler import BEGIN
 
 from oncotwin.adapters.sql_store import SqlTwinStore, records, schema
 from oncotwin.domain.amendment import Rejection
 from oncotwin.domain.audit_verify import verify_chain
-from oncotwin.domain.canonical import canonical_json
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.event_log import LogRecord, NewRecord
 from oncotwin.ports.twin_store import JournalEntry
 from oncotwin.twin.amendments import MOVED
 from oncotwin_flows.outgoing import ALERTED, ESTIMATED, REJECTED
-from tests.faults.population import POISON
-from tests.faults.scheduler import BEGIN
-
 
 
 class DifferenceError(Exception):
@@ -216,8 +214,8 @@ def check_outbox(engine: Engine, topics: Mapping[str, Iterable[LogRecord]]) -> N
     if waiting:
         raise DifferenceError(f"not published: {waiting}")
     received: dict[str, tuple[bytes, object]] = {}
-    for topic, records in topics.items():
-        for record in records:
+    for topic, sent in topics.items():
+        for record in sent:
             key = f"{topic}:{dict(record.headers)['ce_id'].decode()}"
             content = (record.value, record.headers)
             if received.setdefault(key, content) != content:

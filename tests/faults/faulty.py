@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tests.faults.scheduler import Died, Process
+
 from oncotwin.domain.errors import LogError, StoreUnavailableError
 from oncotwin.ports.event_log import EventLog, LogRecord, NewRecord
 from oncotwin.ports.twin_store import CommitGroup
-from tests.faults.scheduler import Died, Process
 
 
 class Fate(Protocol):

@@ -1,7 +1,7 @@
 """Simulate faults by the thousand: one seed, one schedule, one answer.
 
     python -m tests.faults.simulation --seed 17          replays one seed and prints what happened
-    python -m tests.faults.simulation --first 1 --n 500  runs many
+    python -m tests.faults.simulation --first 1 --n 500  runs many, and adds them to the ledger of this commit
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from pathlib import Path
 
-from oncotwin.domain.bundle import ModelBundle, ModelPrior
-from oncotwin.filters.unscented import UnscentedFilter
-from oncotwin.models.androgen import AndrogenSuppression
-from oncotwin.models.base import Observable, TumourModel
-from oncotwin.models.tumour_burden import TumourBurden
-from oncotwin.twin.drift import DriftSettings
-from oncotwin.twin.fold import Binding, bind
+from tests.faults import ledger
 from tests.faults.checks import (
     as_sent,
     check_audit,
@@ -34,9 +30,18 @@ from tests.faults.checks import (
 )
 from tests.faults.databases import Databases
 from tests.faults.population import Population, draw_population
-from tests.faults.weather import PAIRS, Weather, draw_weather
+from tests.faults.weather import LINE_PAIRS, PAIRS, Weather, draw_weather
 from tests.faults.world import VERSION, World, poisoned_kernel, undisturbed
 from tests.unit.twin.trend_model import TrendModel
+
+from oncotwin.domain.bundle import ModelBundle, ModelPrior
+from oncotwin.filters.unscented import UnscentedFilter
+from oncotwin.models.androgen import AndrogenSuppression
+from oncotwin.models.base import Observable, TumourModel
+from oncotwin.models.tumour_burden import TumourBurden
+from oncotwin.testing.servers import PostgresServer
+from oncotwin.twin.drift import DriftSettings
+from oncotwin.twin.fold import Binding, bind
 
 
 @dataclass
@@ -79,9 +84,11 @@ def binding(built_in: bool, version: str) -> Binding:
     return bind(version, ModelBundle(models), chosen, UnscentedFilter(), DriftSettings())
 
 
-def simulate(seed: int, databases: Databases, tally: Tally, *, show: bool = False) -> None:
+def simulate(seed: int, databases: Databases, tally: Tally, *, show: bool = False) -> list[str]:
     """Run one seed and check everything.
 
+    Returns:
+        What happened, line by line.
     Raises:
         Exception: what was wrong; the seed replays it.
     """
@@ -93,6 +100,7 @@ def simulate(seed: int, databases: Databases, tally: Tally, *, show: bool = Fals
         with poisoned_kernel():
             world.run()
             check(world, weather, databases)
+        return world.scheduler.trace
     finally:
         tally.n += 1
         tally.coverage.update(world.coverage)
@@ -131,30 +139,68 @@ def run(seeds: Iterable[int], databases: Databases) -> Tally:
     return tally
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.simulation", description=main.__doc__)
     parser.add_argument("--seed", type=int, help="replay this one and print what happened")
-    parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--n", type=int, default=100)
-    arguments = parser.parse_args()
-    databases = Databases()
-    try:
-        if arguments.seed is not None:
-            simulate(arguments.seed, databases, Tally(), show=True)
+    parser.add_argument("--first", type=int, default=1, help="the first of many (%(default)s)")
+    parser.add_argument("--n", type=int, default=500, help="how many (%(default)s)")
+    parser.add_argument("--jobs", type=int, help="processes; by default one for each processor")
+    parser.add_argument("--sqlite-only", action="store_true", help="no PostgreSQL for every tenth seed")
+    parser.add_argument("--ledger", type=Path, default=ledger.LEDGER, help="(%(default)s)")
+    chosen = parser.parse_args(arguments)
+    with ExitStack() as stack:
+        server = None if chosen.sqlite_only else stack.enter_context(PostgresServer())
+        if chosen.seed is not None:
+            databases = Databases(None if server is None else stack.enter_context(server.database()))
+            stack.callback(databases.close)
+            simulate(chosen.seed, databases, Tally(), show=True)
             return
-        begun = time.monotonic()
-        tally = run(range(arguments.first, arguments.first + arguments.n), databases)
+        from tests.faults.pool import n_jobs, run_many
+
+        jobs = chosen.jobs or n_jobs()
+        urls = [] if server is None else [stack.enter_context(server.database()) for _ in range(jobs)]
+        of_commit, begun = ledger.commit(), time.monotonic()
+        seeds = range(chosen.first, chosen.first + chosen.n)
+        tally = _with_bar(lambda tell: run_many(seeds, jobs, urls, tell), chosen.n)
         seconds = time.monotonic() - begun
-    finally:
-        databases.close()
-    print(f"{tally.n} seeds in {seconds:.1f} s, {tally.n / seconds:.1f} a second; {len(tally.failures)} failed")
-    print(dict(tally.kinds))
-    for seed, what in tally.failures[:20]:
-        print(f"seed {seed}: {what[:600]}")
-    if tally.missed:
-        print(f"no crash between: {tally.missed}")
+    report(tally, seconds)
+    ledger.write(
+        "simulated", chosen.first, tally.n, tally.failures, tally.coverage, tally.kinds, seconds, chosen.ledger,
+        of_commit,
+    )
+    ledger.print_sums(PAIRS, chosen.ledger)
     sys.exit(bool(tally.failures))
+
+
+def _with_bar(work: Callable[[Callable[[Tally], None]], Tally], n: int) -> Tally:
+    """Show how far it is, and what failed."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    sofar = Tally()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("simulated", total=n)
+
+        def tell(done: Tally) -> None:
+            sofar.add(done)
+            hit = len(PAIRS) - len(sofar.missed)
+            what = f"{len(sofar.failures)} failed, {hit} of {len(PAIRS)} pairs of steps"
+            progress.update(task, advance=done.n, description=what)
+            for seed, text in done.failures:
+                progress.console.print(f"seed {seed}: {text[:1000]}", markup=False)
+
+        return work(tell)
+
+
+def report(tally: Tally, seconds: float) -> None:
+    """Print what was found, and how often each pair of consecutive steps had a crash between its two."""
+    print(f"{tally.n} seeds in {seconds:.1f} s, {tally.n / seconds:.1f} a second; {len(tally.failures)} failed")
+    print(", ".join(f"{kind}: {n}" for kind, n in sorted(tally.kinds.items())))
+    for pair in (*PAIRS, *LINE_PAIRS):
+        print(f"  crashed between {pair[0]!r} and {pair[1]!r}: {tally.coverage[pair]}")
+    for seed, what in tally.failures:
+        print(f"failed: python -m tests.faults.simulation --seed {seed}   # {what[:300]}")
 
 
 if __name__ == "__main__":

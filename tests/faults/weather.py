@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 from oncotwin.adapters.sql_store.commit import COMMIT_STEPS
 from oncotwin.adapters.sql_store.lines import LINE_STEPS, PROMOTE_STEPS
@@ -17,7 +18,7 @@ _AFTER = WORKER_STEPS[WORKER_STEPS.index("committed") :]
 CHAINS = ((*_BEFORE, *COMMIT_STEPS, STORED, *_AFTER, WORKER_STEPS[0]), (*RELAY_STEPS, RELAY_STEPS[0]))
 """The order of all named steps of a commit group, and of the relay; after the last the first follows."""
 
-PAIRS = tuple(pair for chain in CHAINS for pair in zip(chain[:-1], chain[1:], strict=True))
+PAIRS = tuple(pair for chain in CHAINS for pair in pairwise(chain))
 """Every pair of consecutive steps: a crash right after the first of them lies between the two."""
 
 IN_TRANSACTION = frozenset(COMMIT_STEPS)

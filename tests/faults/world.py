@@ -9,13 +9,20 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
+from tests.faults.actors import Cluster, Killed
+from tests.faults.databases import Database
+from tests.faults.faulty import FaultyLog, FaultyStore
+from tests.faults.keys import MemoryKeys
+from tests.faults.population import KILLER, POISON, Population
+from tests.faults.scheduler import BEGIN, Died, LockTimeoutError, Process, Scheduler, SimulatedClock
+from tests.faults.weather import AFTER, IN_TRANSACTION, LEASE_S, LINE, LOCK_PATIENCE_S, PROMOTE, STORED, Weather
 
 from oncotwin.adapters.sealing import PlainSealer, Sealer
 from oncotwin.adapters.sql_store import SqlTwinStore, schema
@@ -45,13 +52,6 @@ from oncotwin_flows.promote import promote_line
 from oncotwin_flows.relay import Relay
 from oncotwin_flows.shadow import LineFollower
 from oncotwin_flows.worker import Worker, WorkerSettings
-from tests.faults.actors import Cluster, Killed
-from tests.faults.databases import Database
-from tests.faults.faulty import FaultyLog, FaultyStore
-from tests.faults.population import KILLER, POISON, Population
-from tests.faults.scheduler import BEGIN, Died, LockTimeoutError, Process, Scheduler, SimulatedClock
-from tests.faults.keys import MemoryKeys
-from tests.faults.weather import AFTER, IN_TRANSACTION, LEASE_S, LINE, LOCK_PATIENCE_S, PROMOTE, STORED, Weather
 
 LOG_NAME = "log"
 VERSION = "1"
@@ -305,7 +305,7 @@ class World:
         store = self._line_store(process)
         version = self.rng.choice(self.weather.promotions)
         try:
-            LineFollower(store, self.bind(version), clock, n_at_once=self.rng.choice((1, 2, 64))).catch_up(30.0)
+            LineFollower(store, self.bind(version), clock, n_at_once=self.rng.choice((1, 2, 64))).catch_up()
         except OncotwinError as error:
             self.note(f"failed: {type(error).__name__} {str(error)[:100]}")
 
@@ -356,7 +356,7 @@ class World:
                     return
             if self._happens("left", weather.leave):
                 self.note("leaves")
-                with suppress_passing():
+                with suppress(*_PASSING):
                     worker.release()
                 return
             clock.sleep(idle_s if n_read == 0 else 0.01)
@@ -382,15 +382,6 @@ class World:
         with self.engine.connect() as connection:
             pending = select(schema.outbox.c.id).where(schema.outbox.c.published == 0).limit(1)
             return connection.scalar(pending) is None
-
-
-@contextmanager
-def suppress_passing() -> Iterator[None]:
-    """A worker that leaves does not care whether the store heard it."""
-    try:
-        yield
-    except _PASSING:
-        pass
 
 
 @contextmanager
