@@ -12,7 +12,7 @@ from oncotwin.adapters.sql_store.backup import Bar, Manifest, no_bar, write_back
 from oncotwin.adapters.sql_store.restore import restore_backup
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
-from oncotwin.domain.errors import LogError, ModelError, StoreError
+from oncotwin.domain.errors import ConfigurationError, LogError, ModelError, StoreError
 from oncotwin.domain.ids import TwinId
 from oncotwin_flows.erase import make_eraser
 
@@ -51,7 +51,11 @@ def restore(settings: Settings, folder: Path, bar: Bar = no_bar) -> dict[str, An
 
 def _erase_again(settings: Settings) -> tuple[list[TwinId], list[str]]:
     """Take out who was erased since the backup was made; and whether the keys at hand open what it holds."""
-    store, keys = wiring.open_store(settings), wiring.open_keys(settings)
+    try:
+        store, keys = wiring.open_store(settings), wiring.open_keys(settings)
+    except ConfigurationError as error:
+        # The rows are there and stay shut until the right keys are; then every opening looks for the erased.
+        return [], [str(error)]
     try:
         reports = make_eraser(settings, store, keys, wiring.SystemClock()).resume()
         problems = [problem for report in reports for problem in report.problems]

@@ -374,15 +374,17 @@ def test_what_cannot_be_backed_up_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-def test_a_log_or_model_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_log_or_keys_that_do_not_fit_are_told(tmp_path: Path) -> None:
     site, folder = _small(tmp_path)
-    elsewhere = Settings(home=tmp_path / "elsewhere", ray="in-process")
-    told = restore(elsewhere, folder)
+    told = restore(Settings(home=tmp_path / "elsewhere", ray="in-process"), folder)
     assert "is read from its beginning" in told["attention"][0]
+    assert "was sealed under another key store" in told["attention"][1]
     fresh = site.settings.model_copy(update={"store": f"sqlite:///{tmp_path / 'fresh.sqlite'}"})
     shutil.rmtree(tmp_path / "home" / "log")
     told = restore(fresh, folder)
-    assert told["events_to_replay"] is None and "the log ends before the backup" in told["attention"][0]
+    assert told["events_to_replay"] is None
+    [attention] = told["attention"]
+    assert "the log ends before the backup" in attention
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ from oncotwin.domain.errors import StoreError
 EPOCHS_AHEAD = 1_000_000
 """Raised on every lease: a worker that held one after the backup was made can write nothing to the restored store."""
 
+_FILLED_BY_OPENING = ("installation", "lag_watch")
+"""Tables that an empty store has rows in once it was opened, or its status looked at; the backup's take their place."""
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 _MAX_ROW_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
@@ -209,8 +211,7 @@ def _make_empty(connection: Connection, revision: str, shown: str) -> None:
         names = ", ".join(f'"{table.name}"' for table in ours)
         connection.execute(text(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"))
     for table in ours:
-        if table.name == "lag_watch":
-            # A look at the status of an empty store leaves a row here.
+        if table.name in _FILLED_BY_OPENING:
             connection.execute(delete(table))
             continue
         n_rows = connection.scalar(select(func.count()).select_from(table)) or 0
@@ -281,10 +282,12 @@ def _lines(path: Path) -> Iterator[bytes]:
     import pyarrow as pa
 
     rest = b""
+    # A buffer of our own: the reader loses the one that it makes where the bytes cannot be unpacked.
+    buffer = bytearray(_READ_BYTES)
     try:
         with pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as stream:
-            while block := stream.read(_READ_BYTES):
-                *lines, rest = (rest + block).split(b"\n")
+            while n_read := stream.readinto(buffer):
+                *lines, rest = (rest + buffer[:n_read]).split(b"\n")
                 yield from lines
                 if len(rest) > _MAX_ROW_BYTES:
                     raise StoreError(f"backup: {path.name}: a row of more than {_MAX_ROW_BYTES} bytes; take another")
