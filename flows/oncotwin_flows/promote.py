@@ -28,6 +28,9 @@ from oncotwin_flows.shadow import LineFollower
 MOST_BEHIND = 2_000
 """Twins folded while nobody else can commit: a few commit groups of the stream, some seconds of work at the most."""
 
+FEW_BEHIND = 64
+"""Twins that are folded so at the first try; each further one allows four times as many."""
+
 MOST_ROUNDS = 100
 """Times that a line is caught up with a stream that goes on before it is given up."""
 
@@ -49,11 +52,13 @@ def promote_line(
     """
     follower = LineFollower(store, binding, clock, on_progress=on_progress)
     for attempt in range(MOST_ROUNDS):
-        follower.catch_up()
+        # A stream that goes on leaves some twins behind after every round: the fewer, the shorter it must wait.
+        follower.round()
+        behind = min(most_behind, FEW_BEHIND * 4**attempt)
         now = clock.now()
         tell = partial(_messages, now)
         try:
-            return store.promote(Promotion(binding.version, chosen_by, now, follower.fold, tell, most_behind))
+            return store.promote(Promotion(binding.version, chosen_by, now, follower.fold, tell, behind))
         except LineBehindError:
             if attempt == MOST_ROUNDS - 1:
                 raise

@@ -119,18 +119,16 @@ class LineFollower:
         return commits
 
     def step(self) -> int:
-        """Bring the next few twins up to date; returns how many, 0 where the line lags behind none.
+        """Bring the next few twins up to date; returns how many, 0 where a round over all twins is over.
 
         Raises:
-            ChampionChangedError: the line is the champion's now.
+            ChampionChangedError: the line is the champion's now. StaleVersionError: somebody else moved it.
         """
         begun = self._clock.monotonic()
+        # In turns, so that twins with much to do do not keep others from theirs.
         lags = self._store.behind(self.version, self._n_at_once, after=self._after)
-        if not lags and self._after >= 0:
-            # In turns, so that twins with much to do do not keep others from theirs.
-            self._after = -1
-            lags = self._store.behind(self.version, self._n_at_once)
         if not lags:
+            self._after = -1
             return 0
         commits = self.fold(lags)
         self._store.commit_line(self.version, commits, self._clock.now())
@@ -147,14 +145,15 @@ class LineFollower:
             self._clock.sleep(rest)
         return len(lags)
 
-    def catch_up(self, seconds: float = float("inf")) -> int:
-        """Step until the line lags behind no twin, or the time is over; returns how many twins were moved.
+    def round(self, seconds: float = float("inf")) -> int:
+        """Step until every twin had its turn, or the time is over; returns how many twins were moved.
 
         Raises:
             ChampionChangedError: the line is the champion's now. StaleVersionError: others move it all the time.
         """
         deadline = self._clock.monotonic() + seconds
         n_moved = n_races = 0
+        begun_amid = self._after >= 0
         while self._clock.monotonic() < deadline:
             try:
                 n = self.step()
@@ -169,8 +168,16 @@ class LineFollower:
                 continue
             n_races = 0
             n_moved += n
-            if n == 0:
+            if n == 0 and not begun_amid:
                 break
+            begun_amid = begun_amid and n > 0
+        return n_moved
+
+    def catch_up(self) -> int:
+        """Go round until the line lags behind no twin; returns how many twins were moved."""
+        n_moved = self.round()
+        while n := self.round():
+            n_moved += n
         return n_moved
 
     def complete(self) -> int:
@@ -203,7 +210,7 @@ class LineFollower:
 @task(name="fold line", retries=2, retry_delay_seconds=2, cache_policy=NO_CACHE)
 def fold_line(follower: Sealed[LineFollower], seconds: float) -> int:
     """Fold for a while; plain code inside."""
-    return follower.content.catch_up(seconds)
+    return follower.content.round(seconds)
 
 
 @flow(name="shadow", validate_parameters=False)
