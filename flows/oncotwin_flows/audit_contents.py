@@ -142,7 +142,8 @@ def _held(
     for entry in store.journal(twin_id):
         bound = trail.commitment(twin_id, _content_hash(entry).encode()).hex()
         moment = committed_at.get(entry.position, entry.received_at)
-        yield ("event", f"{entry.source} {entry.event_id}", bound), begun is None or moment < begun
+        ref = audit_drafts.event_ref(entry.source, entry.event_id, entry.kind)
+        yield ("event", ref, bound), begun is None or moment < begun
     for belief in beliefs:
         bound = trail.commitment(twin_id, belief.digest.encode()).hex()
         yield ("belief", str(belief.version), bound), begun is None or belief.published_at < begun

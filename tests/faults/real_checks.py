@@ -24,7 +24,7 @@ from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.amendment import Rejection
-from oncotwin.domain.audit_drafts import CONSENT_CHANGED, ESTIMATE, EVENT_ACCEPTED, RECORD_CORRECTED
+from oncotwin.domain.audit_drafts import CONSENT_CHANGED, ESTIMATE, EVENT_ACCEPTED, RECORD_CORRECTED, event_ref
 from oncotwin.domain.ids import EventKey
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.event_log import LogRecord, NewRecord
@@ -217,7 +217,9 @@ def _check_audit(run: Run, store: SqlTwinStore) -> None:
                 told[ref] += 1
             n_beliefs += kind == ESTIMATE
     expected = Counter(
-        f"{entry.source} {entry.event_id}" for twin_id in store.twin_heads() for entry in store.journal(twin_id)
+        event_ref(entry.source, entry.event_id, entry.kind)
+        for twin_id in store.twin_heads()
+        for entry in store.journal(twin_id)
     )
     if told != expected:
         raise LostError(f"the audit trail tells too much: {told - expected}, too little: {expected - told}")

@@ -36,6 +36,7 @@ KINDS = (
 
 _OF_EVENT_KIND = {kind: kind for kind in (RECORD_CORRECTED, CONSENT_CHANGED, PATIENT_ERASED)}
 _TAG_BYTES = 16
+_MOVED = "record.moved"
 
 
 def twin_tag(commit: Commit, twin: TwinId) -> str:
@@ -50,6 +51,14 @@ def institution_of(twin: TwinId | None) -> str:
     return name if is_name(name) else INSTALLATION
 
 
+def event_ref(source: str, event_id: str, kind: str) -> str:
+    """How entries name an event; the id of a word on a moved event names both patients, and that part goes."""
+    if kind == _MOVED:
+        original, mark, move = event_id.rpartition("#moved-")
+        event_id = f"{original}{mark}{move.partition('-')[0]}"
+    return f"{source} {event_id}"
+
+
 def event_accepted(
     institution: str, source: str, event_id: str, kind: str, tag: str, commitment: bytes
 ) -> AuditDraft:
@@ -60,7 +69,7 @@ def event_accepted(
     """
     # Written out: this is on the way of every event. Kinds and hexadecimal digits need no escapes.
     return AuditDraft(
-        institution, _OF_EVENT_KIND.get(kind, EVENT_ACCEPTED), f"{source} {event_id}",
+        institution, _OF_EVENT_KIND.get(kind, EVENT_ACCEPTED), event_ref(source, event_id, kind),
         b'{"commitment":"%b","event":"%b","twin":"%b"}' % (
             commitment.hex().encode(), kind.encode(), tag.encode()
         ),

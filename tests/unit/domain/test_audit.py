@@ -103,6 +103,14 @@ def test_no_entry_shows_a_patient_or_a_hash_that_could_be_guessed() -> None:
         assert sha256(str(i).encode()).hexdigest().encode() not in written
 
 
+def test_the_word_on_a_moved_event_names_neither_patient() -> None:
+    event_id = "result-1#moved-12-from-north/patient-1-to-south/patient-2"
+    draft = audit_drafts.event_accepted("south", "urn:north:lab", event_id, "record.moved", "00", b"")
+    assert draft.ref == "urn:north:lab result-1#moved-12"
+    same = audit_drafts.event_accepted("south", "urn:north:lab", event_id, "lab.result", "00", b"")
+    assert same.ref == f"urn:north:lab {event_id}"
+
+
 def test_a_whole_chain_verifies() -> None:
     entries = chain(20)
     verdict = judge(list(entries), held(signed(entries, 8)), held(signed(entries, 20)))
