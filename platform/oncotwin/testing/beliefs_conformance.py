@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from oncotwin.domain.errors import ChampionChangedError
+from oncotwin.ports.twin_store import OutboxRow
 from oncotwin.testing.twin_store_conformance import (
     NOW,
     OTHER,
@@ -141,3 +142,28 @@ class BeliefsConformance:
         # The same alert may come back when what explained it is itself taken back.
         store.commit(group(twin(2, alerts=(alert("gone", 5),), rewound_to=day(5), rewound_by="fix of the fix")))
         assert [row.alert_id for row in store.alerts(TWIN)] == ["early", "gone"]
+
+    def test_an_alert_that_stands_shows_what_is_known_now(self, open_store: OpenStore) -> None:
+        store = open_store()
+        store.register_twins([TWIN])
+        first, again = alert("a", 6), replace(alert("a", 6), message="PSA rises by more", body=b'{"n": 2}')
+        told = OutboxRow("twin.alerted", TWIN, "k1", b"x", alert_id="a")
+        store.commit(group(twin(0, alerts=(first,)), outbox=(told,)))
+        store.commit(
+            group(
+                twin(1, alerts=(again,), rewound_to=day(5), rewound_by="fix"), at=NOW + timedelta(days=1),
+                outbox=(replace(told, message_key="k2"),),
+            )
+        )
+        assert [(row.message, row.body) for row in store.alerts(TWIN)] == [(again.message, again.body)]
+        assert [(row.message, row.superseded_by) for row in store.alerts(superseded=True)] == [(again.message, "")]
+        assert [(row.message, row.body) for row in store.alerts(known_at=NOW)] == [(first.message, first.body)]
+        # It is the same alert: nobody is told again.
+        assert [row.message_key for _, row in store.pending_outbox(9)] == ["k1"]
+        store.commit(group(twin(2, rewound_to=day(5), rewound_by="gone"), at=NOW + timedelta(days=2)))
+        assert store.alerts(TWIN) == []
+        tomorrow = NOW + timedelta(days=1)
+        assert [row.message for row in store.alerts(TWIN, known_at=tomorrow)] == [again.message]
+        told_of = store.alerts(TWIN, superseded=True)
+        assert [(row.message, row.superseded_by) for row in told_of] == [(again.message, "gone")]
+        assert [row.superseded_by for row in store.alerts(TWIN, superseded=True, known_at=tomorrow)] == [""]

@@ -57,13 +57,14 @@ def write_group(
     on_step("versions swapped")
     position = _position(connection, group, champion, twins)
     on_step("position")
+    silent: set[str] = set()
     for twin in twins:
         if twin.rewound_to is not None:
-            take_back(connection, twin, schema.to_us(twin.rewound_to), position)
+            silent |= take_back(connection, twin, schema.to_us(twin.rewound_to), position)
     on_step("taken back")
     _write_journal(connection, twins, position)
     on_step("journal")
-    silent = write_line(connection, twins, position, on_step)
+    silent |= write_line(connection, twins, position, on_step)
     _write_beliefs(connection, twins, position)
     on_step("beliefs")
     thin_snapshots(connection, twins)
@@ -102,7 +103,7 @@ def write_line(
     """Snapshots, estimates and alerts of the twins' model versions.
 
     Returns:
-        Alerts that stand already: raised again by a replay, they stay as they were and are not told of again.
+        Alerts that stand already: raised again by a replay, they stay and are not told of again.
     """
     bulk_insert(
         connection, schema.snapshots, records.SNAPSHOT,
@@ -272,8 +273,12 @@ def choose_champion(connection: Connection, position: int, model_version: str, a
     connection.execute(insert(schema.champions).values(**row))
 
 
-def take_back(connection: Connection, twin: TwinCommit, since: int, position: int) -> None:
-    """Mark beliefs that this commit supersedes; they stay readable by position. Snapshots are only a means: they go."""
+def take_back(connection: Connection, twin: TwinCommit, since: int, position: int) -> set[str]:
+    """Mark beliefs that this commit supersedes; they stay readable by position. Snapshots are only a means: they go.
+
+    Returns:
+        Alerts that stand on: raised again alike, with the figures of what is known now, and not to be told of again.
+    """
     snapshots, estimates, alerts = schema.snapshots, schema.estimates, schema.alerts
     connection.execute(delete(snapshots).where(_of_line(snapshots, twin), snapshots.c.time >= since))
     connection.execute(
@@ -284,9 +289,14 @@ def take_back(connection: Connection, twin: TwinCommit, since: int, position: in
     query = update(alerts).where(
         _of_line(alerts, twin), alerts.c.time >= since, alerts.c.superseded_at.is_(None)
     )
-    if twin.alerts:
-        query = query.where(~among(connection, alerts.c.alert_id, _raised_alike(connection, twin)))
+    alike = _raised_alike(connection, twin) if twin.alerts else []
+    if alike:
+        # Nothing explained these away: the commit's own rows take their place.
+        connection.execute(
+            query.where(among(connection, alerts.c.alert_id, alike)).values(superseded_at=position, superseded_by="")
+        )
     connection.execute(query.values(superseded_at=position, superseded_by=twin.rewound_by))
+    return set(alike)
 
 
 def _raised_alike(connection: Connection, twin: TwinCommit) -> list[str]:

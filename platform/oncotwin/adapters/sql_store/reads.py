@@ -244,7 +244,8 @@ class SqlReads:
             if superseded:
                 columns = schema.champions.c
                 ever = table.c.model_version.in_(select(columns.model_version).where(columns.position <= position))
-                query = query.where(or_(table.c.model_version == "", ever))
+                # Rows that nothing explained away were replaced: the same alert, with the figures of its day.
+                query = query.where(or_(stands, table.c.superseded_by != ""), or_(table.c.model_version == "", ever))
             else:
                 query = query.where(stands, table.c.model_version.in_(("", champion_of(connection, position) or "")))
             found = connection.execute(query.add_columns(stands.label("stands"))).all()
