@@ -1,4 +1,4 @@
-"""The ledger of the fault programmes: one line a run, so that runs of one commit add up.
+"""The ledger of the fault programmes: a line a run, or a line a seed where a run takes hours; those of a commit add up.
 
 A line is {"commit", "programme" ("simulated" or "real"), "seeds": how many, "first", "failures": [[seed, what]],
 "coverage": {"a -> b": crashes between the steps a and b}, "kinds": {kind: seeds}, "seconds"}.

@@ -49,6 +49,14 @@ class Tally:
     unfired: list[int] = field(default_factory=list)
     failures: list[tuple[int, str]] = field(default_factory=list)
 
+    def add(self, other: Tally) -> None:
+        """Add another's seeds."""
+        self.n += other.n
+        self.coverage.update(other.coverage)
+        self.kinds.update(other.kinds)
+        self.unfired += other.unfired
+        self.failures += other.failures
+
     @property
     def missed(self) -> list[tuple[str, str]]:
         """Pairs of consecutive steps between which nothing was killed."""
@@ -109,9 +117,9 @@ def _wait_until_empty(services: Services) -> None:
 
 
 def run_seeds(seeds: Iterable[int], services: Services) -> Iterator[Tally]:
-    """Run seeds, keeping what failed; yields the tally after each."""
-    tally = Tally()
+    """Run seeds, keeping what failed; yields what each found."""
     for seed in seeds:
+        tally = Tally()
         try:
             run_seed(seed, services, tally)
         except Exception as error:  # every kind of failure is a finding, and the next seed may find another
@@ -121,25 +129,29 @@ def run_seeds(seeds: Iterable[int], services: Services) -> Iterator[Tally]:
         yield tally
 
 
-def _run_many(seeds: Sequence[int]) -> Tally:
-    """With a bar that shows how far it is and what failed."""
+def _run_many(seeds: Sequence[int], path: Path) -> Tally:
+    """With a bar that shows how far it is and what failed; each seed is in the ledger as soon as it is over."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    tally = Tally()
+    total, of_commit = Tally(), ledger.commit()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Services() as services, Progress(*columns) as progress:
         task = progress.add_task("faults", total=len(seeds))
-        n_failed = 0
+        begun = time.monotonic()
         with contextlib.suppress(KeyboardInterrupt):
-            for tally in run_seeds(seeds, services):
-                done = len(PAIRS) - len(tally.missed)
-                progress.update(
-                    task, advance=1, description=f"{len(tally.failures)} failed, {done} of {len(PAIRS)} pairs of steps"
+            for seed, tally in zip(seeds, run_seeds(seeds, services), strict=True):
+                total.add(tally)
+                seconds, begun = time.monotonic() - begun, time.monotonic()
+                ledger.write(
+                    "real", seed, tally.n, tally.failures, tally.coverage, tally.kinds, seconds, path, of_commit
                 )
-                for seed, what in tally.failures[n_failed:]:
+                done = len(PAIRS) - len(total.missed)
+                progress.update(
+                    task, advance=1, description=f"{len(total.failures)} failed, {done} of {len(PAIRS)} pairs of steps"
+                )
+                for _, what in tally.failures:
                     progress.console.print(f"seed {seed} ({kind_of(seed)[0].name}): {what[:2000]}", markup=False)
-                n_failed = len(tally.failures)
-    return tally
+    return total
 
 
 def _report(tally: Tally, seconds: float) -> None:
@@ -174,19 +186,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with Services() as services:
             run_seed(chosen.only, services, Tally(), show=True)
         return
-    of_commit, begun = ledger.commit(), time.monotonic()
+    begun = time.monotonic()
     seeds = [
         seed
         for seed in range(chosen.seed, chosen.seed + chosen.n)
         if chosen.kind in (None, kind_of(seed)[0].name) and not (chosen.without_ray and kind_of(seed)[0].place == "ray")
     ]
-    tally = _run_many(seeds)
-    seconds = time.monotonic() - begun
-    _report(tally, seconds)
-    ledger.write(
-        "real", chosen.seed, tally.n, tally.failures, tally.coverage, tally.kinds, seconds, chosen.ledger,
-        of_commit,
-    )
+    tally = _run_many(seeds, chosen.ledger)
+    _report(tally, time.monotonic() - begun)
     sys.exit(bool(tally.failures))
 
 
