@@ -60,8 +60,9 @@ def _start_here(n_cpus: int | None, dashboard: bool) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
+            # Said outright: else Ray joins whatever cluster somebody has started on this machine.
             ray.init(
-                num_cpus=n_cpus, namespace=NAMESPACE, include_dashboard=dashboard, log_to_driver=False,
+                address="local", num_cpus=n_cpus, namespace=NAMESPACE, include_dashboard=dashboard, log_to_driver=False,
                 logging_level=logging.ERROR, _node_ip_address="127.0.0.1", dashboard_host="127.0.0.1",
                 object_store_memory=_OBJECT_STORE_BYTES,
             )
