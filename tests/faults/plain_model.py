@@ -64,6 +64,7 @@ class PlainModel:
     def __init__(self, events: Iterable[Event] = (), erased: Iterable[str] = ()) -> None:
         self.events = list(events)
         self.erased = set(erased)
+        self._standing: dict[str, list[Event]] = {}
 
     def take(self, event: Event) -> str:
         """Take an event in; returns ``accepted``, ``duplicate``, ``conflict`` or ``erased``."""
@@ -73,11 +74,13 @@ class PlainModel:
             if key_of(other) == key_of(event):
                 return "duplicate" if _content(other) == _content(event) else "conflict"
         self.events.append(event)
+        self._standing.clear()
         return "accepted"
 
     def erase(self, patient: str) -> None:
         """Forget a patient."""
         self.erased.add(patient)
+        self._standing.clear()
         self.events = [event for event in self.events if event["subject"] != patient]
 
     def known(self, keys: Iterable[Key]) -> PlainModel:
@@ -96,13 +99,17 @@ class PlainModel:
 
     def standing(self, patient: str) -> list[Event]:
         """Corrections sent under a patient that no standing correction takes back, the latest last."""
+        if patient in self._standing:
+            return self._standing[patient]
         corrections = [event for event in self.journal(patient) if kind_of(event) == "record.corrected"]
         by_key = {key_of(event): event for event in corrections}
         verdicts: dict[Key, bool] = {}
         for event in corrections:
             if key_of(event) not in verdicts and (circle := _circle(event, by_key)):
                 verdicts.update(_judged(circle, by_key))
-        return sorted((event for event in corrections if _stands(event, by_key, verdicts)), key=recorded)
+        found = sorted((event for event in corrections if _stands(event, by_key, verdicts)), key=recorded)
+        self._standing[patient] = found
+        return found
 
     def journey(self, event: Event) -> tuple[list[str], Event | None]:
         """The patients an event passes, the first as it was sent, and the event as it stands with the last of them.
