@@ -223,7 +223,8 @@ class Run:
 
     def _leave(self) -> None:
         for worker in self.workers:
-            stop(worker.pid, signal.SIGTERM) if worker.alive else None
+            if worker.alive:
+                stop(worker.pid, signal.SIGTERM)
         for _ in self.wait_for(lambda: not any(worker.alive for worker in self.workers), 15.0):
             self.tick()
 
