@@ -51,6 +51,13 @@ bench: $(VENV)/.dev kafka ## run every benchmark, peers in environments of their
 	$(BIN)/python -m tests.benchmarks.render; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
+.PHONY: faults
+faults: $(VENV)/.dev kafka ## SIMULATED=10000 seeds of simulated faults and N=200 with real parts, from SEED=1 on; runs add up in var/
+	failed=""; \
+	$(BIN)/python -m tests.faults.simulation --first $(or $(SEED),1) --n $(or $(SIMULATED),10000) || failed=" simulated"; \
+	$(BIN)/python -m tests.faults.real_parts --seed $(or $(SEED),1) --n $(or $(N),200) || failed="$$failed real"; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## feed N=1000000 inputs to everything that reads bytes from outside, guided by coverage (SEED=1)
 	$(BIN)/python -m tests.faults.fuzz --n $(or $(N),1000000) --seed $(or $(SEED),1) $(ARGS)

@@ -12,7 +12,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import settings
 
-from oncotwin.testing.servers import KafkaBroker, PostgresServer
+from oncotwin.testing.postgres_server import PostgresServer
+from oncotwin.testing.servers import KafkaBroker
 
 DATA_VARIABLE = "ONCOTWIN_DATA"
 # What lands is judged on the same examples every time, however slow the machine; `--hypothesis-profile=explore` seeks

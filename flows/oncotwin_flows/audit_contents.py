@@ -24,7 +24,8 @@ from oncotwin.domain.errors import EventError
 from oncotwin.domain.events import content_hash_of_line
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.audit_trail import AuditTrail
-from oncotwin.ports.twin_store import JournalEntry, TwinStore
+from oncotwin.ports.twin_rows import JournalEntry
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin.twin.amendments import MOVED
 
 # An erasure has two entries: one of the event that orders it, if one does, and one of its being carried out.

@@ -13,7 +13,8 @@ from oncotwin.domain.ids import TwinId
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_host import Delivery, Folded
-from oncotwin.ports.twin_store import AlertRow, CommitGroup, JournalEntry, TwinCommit, TwinStore
+from oncotwin.ports.twin_rows import AlertRow, CommitGroup, JournalEntry, TwinCommit
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin_flows.groups import Group, Tally
 from oncotwin_flows.outgoing import outbox_rows
 from oncotwin_flows.refusals import poisoned

@@ -9,7 +9,8 @@ from itertools import groupby
 import orjson
 
 from oncotwin.ports.clock import Clock
-from oncotwin.ports.twin_store import AlertRow, SequenceGap, TwinStore
+from oncotwin.ports.twin_rows import AlertRow, SequenceGap
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin.twin.drift import alert_id
 from oncotwin_flows.outgoing import institution_alert
 

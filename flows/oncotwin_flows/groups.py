@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.twin_host import Delivery, FoldTicket
-from oncotwin.ports.twin_store import DeadLetter, JournalEntry
+from oncotwin.ports.twin_rows import DeadLetter, JournalEntry
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.event_log import EventLog, NewRecord
-from oncotwin.ports.twin_store import DeadLetter, TwinStore
+from oncotwin.ports.twin_rows import DeadLetter
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin_flows.refusals import conflict, dead_letter, key_of, of_erased, subject_of
 
 

@@ -13,7 +13,7 @@ from oncotwin.bootstrap.wiring import LITERATURE
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.line_store import LineStore
 from oncotwin.ports.model_registry import ModelRegistry
-from oncotwin.ports.twin_store import EstimateRow
+from oncotwin.ports.twin_rows import EstimateRow
 
 NIS_90 = 2.705543454095404
 """90 % quantile of chi-square with one degree of freedom: where nine in ten squared innovations should lie below."""

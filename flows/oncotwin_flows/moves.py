@@ -10,7 +10,8 @@ from datetime import datetime
 
 from oncotwin.domain.amendment import Accepted, Arrival, Correction
 from oncotwin.domain.ids import EventKey, TwinId
-from oncotwin.ports.twin_store import JournalEntry, TwinStore
+from oncotwin.ports.twin_rows import JournalEntry
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin.twin.amendments import MOST_ROUNDS, MOVED, Move, due_arrivals, settle
 from oncotwin.twin.journal import decode, encode_arrival, moved_lines
 

@@ -10,7 +10,7 @@ import orjson
 
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.report_ledger import ReportRow
-from oncotwin.ports.twin_store import AlertRow, DeadLetter, OutboxRow, TwinCommit
+from oncotwin.ports.twin_rows import AlertRow, DeadLetter, OutboxRow, TwinCommit
 
 SOURCE = "urn:oncotwin:platform"
 ESTIMATED, ALERTED, REJECTED, SIGNED = "twin.estimated", "twin.alerted", "event.rejected", "report.signed"

@@ -19,7 +19,7 @@ from oncotwin.domain.errors import ChampionChangedError, LineBehindError
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.line_store import ChampionRow, LineStore, Promotion
 from oncotwin.ports.model_registry import ModelRegistry
-from oncotwin.ports.twin_store import AlertRow, OutboxRow, TwinCommit
+from oncotwin.ports.twin_rows import AlertRow, OutboxRow, TwinCommit
 from oncotwin.twin.fold import Binding
 from oncotwin_flows.outgoing import outbox_rows
 from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task

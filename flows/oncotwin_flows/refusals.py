@@ -11,7 +11,7 @@ from oncotwin.domain.envelope import Event
 from oncotwin.domain.errors import EventError
 from oncotwin.domain.events import encode_line
 from oncotwin.domain.ids import NAME_PATTERN, EventKey, TwinId, split_twin_id
-from oncotwin.ports.twin_store import DeadLetter, JournalEntry
+from oncotwin.ports.twin_rows import DeadLetter, JournalEntry
 
 _SUBJECT = re.compile(rb"""subject["']?\s*[:=]\s*["']?(%b/%b)""" % ((NAME_PATTERN.encode(),) * 2))
 

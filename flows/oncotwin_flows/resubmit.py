@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from oncotwin.domain.ids import EventKey
 from oncotwin.domain.strict_json import skim
-from oncotwin.ports.twin_store import DeadLetter, TwinStore
+from oncotwin.ports.twin_rows import DeadLetter
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin_flows.intake import Intake
 
 

@@ -20,7 +20,7 @@ from oncotwin.domain.ids import TwinId
 from oncotwin.ports.clock import Clock
 from oncotwin.ports.line_store import LineLag, LineStore
 from oncotwin.ports.twin_host import Delivery
-from oncotwin.ports.twin_store import CommitGroup, JournalEntry, TwinCommit
+from oncotwin.ports.twin_rows import CommitGroup, JournalEntry, TwinCommit
 from oncotwin.twin.fold import Binding
 from oncotwin.twin.journal import NOT_FOLDED
 from oncotwin.twin.shard import EVER, TwinShard

@@ -28,7 +28,8 @@ from oncotwin.ports.clock import Clock
 from oncotwin.ports.event_log import ERASED_HEADER, EventLog, LogRecord
 from oncotwin.ports.steps import OnStep, no_step
 from oncotwin.ports.twin_host import Delivery, TwinHost
-from oncotwin.ports.twin_store import JournalEntry, TwinStore
+from oncotwin.ports.twin_rows import JournalEntry
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin_flows.committer import Committer
 from oncotwin_flows.groups import Bounds, Group, Tally
 from oncotwin_flows.moves import moved_rows

@@ -24,8 +24,8 @@ from oncotwin.adapters.signing import SigningKeys
 from oncotwin.adapters.sql_store import SqlTwinStore, open_twin_store
 from oncotwin.adapters.sql_store.audit import AuditWriter
 from oncotwin.domain.audit import AuditDraft, Head, extend
-from oncotwin.ports.twin_store import CommitGroup
-from oncotwin.testing.servers import PostgresServer
+from oncotwin.ports.twin_rows import CommitGroup
+from oncotwin.testing.postgres_server import PostgresServer
 from oncotwin_flows.audit import find_entry, prove, verify
 from oncotwin_flows.checkpoints import Checkpoints
 

@@ -16,7 +16,7 @@ from oncotwin.adapters.local_host import LocalHost
 from oncotwin.adapters.sql_store.backup import write_backup
 from oncotwin.adapters.sql_store.restore import restore_backup
 from oncotwin.bootstrap.wiring import SystemClock
-from oncotwin.testing.servers import PostgresServer
+from oncotwin.testing.postgres_server import PostgresServer
 from oncotwin_flows.groups import Bounds
 
 COMMAND = "python -m tests.benchmarks.bench_backup"

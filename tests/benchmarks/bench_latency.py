@@ -13,7 +13,7 @@ from tests.benchmarks.workload import installation, load_note, records
 from oncotwin.adapters.ray_cluster import connect, disconnect
 from oncotwin.adapters.sql_store import open_twin_store
 from oncotwin.ports.event_log import NewRecord
-from oncotwin.ports.twin_store import CommitGroup
+from oncotwin.ports.twin_rows import CommitGroup
 from oncotwin_flows.groups import Bounds
 
 COMMAND = "python -m tests.benchmarks.bench_latency"

@@ -29,7 +29,7 @@ from oncotwin.domain.bundle import ModelBundle, ModelPrior
 from oncotwin.filters.unscented import UnscentedFilter
 from oncotwin.models.tumour_burden import TumourBurden
 from oncotwin.ports.line_store import LineLag, LineStore, Promotion
-from oncotwin.ports.twin_store import (
+from oncotwin.ports.twin_rows import (
     AlertRow,
     CommitGroup,
     EstimateRow,
@@ -38,7 +38,7 @@ from oncotwin.ports.twin_store import (
     SnapshotRow,
     TwinCommit,
 )
-from oncotwin.testing.servers import PostgresServer
+from oncotwin.testing.postgres_server import PostgresServer
 from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import Binding, bind
 from oncotwin.twin.shard import TwinShard

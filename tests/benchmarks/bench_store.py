@@ -22,8 +22,8 @@ import psycopg
 from tests.benchmarks.record import record
 
 from oncotwin.adapters.sql_store import open_twin_store
-from oncotwin.ports.twin_store import CommitGroup, EstimateRow, JournalEntry, OutboxRow, SnapshotRow, TwinCommit
-from oncotwin.testing.servers import PostgresServer
+from oncotwin.ports.twin_rows import CommitGroup, EstimateRow, JournalEntry, OutboxRow, SnapshotRow, TwinCommit
+from oncotwin.testing.postgres_server import PostgresServer
 
 N_EVENTS = 2_000
 N_GROUPS = 10

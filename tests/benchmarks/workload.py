@@ -21,7 +21,8 @@ from oncotwin.domain.bundle import ModelBundle
 from oncotwin.ports.event_log import EventLog, NewRecord
 from oncotwin.ports.twin_host import TwinHost
 from oncotwin.ports.twin_store import TwinStore
-from oncotwin.testing.servers import KafkaBroker, PostgresServer
+from oncotwin.testing.postgres_server import PostgresServer
+from oncotwin.testing.servers import KafkaBroker
 from oncotwin_flows.worker import Worker, WorkerSettings
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 from oncotwin.adapters.keys import SqlKeyStore, open_key_store
 from oncotwin.domain.errors import ConfigurationError, StoreError
 from oncotwin.testing.key_store_conformance import NOW, HandClock, KeyStoreConformance, OpenKeys
-from oncotwin.testing.servers import PostgresServer
+from oncotwin.testing.postgres_server import PostgresServer
 
 
 def opener(url: str, clock: HandClock, master: Path | None = None) -> Iterator[OpenKeys]:

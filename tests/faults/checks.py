@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from oncotwin.domain.audit_verify import verify_chain
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.event_log import LogRecord, NewRecord
-from oncotwin.ports.twin_store import JournalEntry
+from oncotwin.ports.twin_rows import JournalEntry
 from oncotwin.twin.amendments import MOVED
 from oncotwin_flows.outgoing import ALERTED, ESTIMATED, REJECTED
 
@@ -31,9 +31,6 @@ class DifferenceError(Exception):
 @dataclass(frozen=True)
 class Picture:
     """What a store believes at last.
-
-    An alert that stands is not raised again when its event is folded once more, though its size may have changed: the
-    alerts' wording is not compared.
 
     Attributes:
         states: digest of each twin that has any event; estimates: (source, id, body) in order of clinical time.
@@ -60,8 +57,7 @@ def picture(store: SqlTwinStore) -> Picture:
     alerts: dict[TwinId, dict[str, Any]] = defaultdict(dict)
     for alert in store.alerts():
         if "/" in alert.twin_id:
-            what = (alert.kind, alert.observable, alert.time, alert.since, alert.severity)
-            alerts[alert.twin_id][alert.alert_id] = what
+            alerts[alert.twin_id][alert.alert_id] = replace(alert, position=0)
     return Picture(states, dict(estimates), dict(alerts), journal)
 
 

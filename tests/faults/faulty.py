@@ -9,7 +9,7 @@ from tests.faults.scheduler import Died, Process
 
 from oncotwin.domain.errors import LogError, StoreUnavailableError
 from oncotwin.ports.event_log import EventLog, LogRecord, NewRecord
-from oncotwin.ports.twin_store import CommitGroup
+from oncotwin.ports.twin_rows import CommitGroup
 
 
 class Fate(Protocol):

@@ -29,7 +29,7 @@ from oncotwin.domain.strict_json import loads, skim
 from oncotwin.domain.validation import admit
 from oncotwin.filters.serial import from_bytes as filter_state_from_bytes
 from oncotwin.ports.event_log import NewRecord, check_record
-from oncotwin.ports.twin_store import DeadLetter, JournalEntry
+from oncotwin.ports.twin_rows import DeadLetter, JournalEntry
 from oncotwin.twin.journal import decode
 from oncotwin.twin.state import from_bytes, to_bytes
 from oncotwin_flows.audit import read_checkpoints

@@ -28,7 +28,7 @@ from oncotwin.domain.audit_drafts import CONSENT_CHANGED, ESTIMATE, EVENT_ACCEPT
 from oncotwin.domain.ids import EventKey
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.event_log import LogRecord, NewRecord
-from oncotwin.ports.twin_store import JournalEntry
+from oncotwin.ports.twin_rows import JournalEntry
 from oncotwin.twin.amendments import MOVED
 from oncotwin.twin.shard import TwinShard
 from oncotwin_flows.audit import verify

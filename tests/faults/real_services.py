@@ -26,7 +26,8 @@ from tests.faults.worker_process import WorkerOrder
 from oncotwin.adapters.sql_store import open_twin_store
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
-from oncotwin.testing.servers import KafkaBroker, PostgresServer
+from oncotwin.testing.postgres_server import PostgresServer
+from oncotwin.testing.servers import KafkaBroker
 
 RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "60",

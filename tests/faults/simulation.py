@@ -39,7 +39,7 @@ from oncotwin.filters.unscented import UnscentedFilter
 from oncotwin.models.androgen import AndrogenSuppression
 from oncotwin.models.base import Observable, TumourModel
 from oncotwin.models.tumour_burden import TumourBurden
-from oncotwin.testing.servers import PostgresServer
+from oncotwin.testing.postgres_server import PostgresServer
 from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import Binding, bind
 

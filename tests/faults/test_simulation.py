@@ -10,7 +10,7 @@ from tests.faults.databases import Databases
 from tests.faults.pool import n_jobs, run_many
 from tests.faults.simulation import Tally, report, simulate
 
-from oncotwin.testing.servers import PostgresServer
+from oncotwin.testing.postgres_server import PostgresServer
 
 N_SEEDS = 500
 

@@ -30,7 +30,7 @@ from oncotwin.adapters.sql_store.lines import PROMOTE_STEPS
 from oncotwin.domain.amendment import Accepted, Rejection
 from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.event_log import NewRecord
-from oncotwin.ports.twin_store import JournalEntry, TwinHead
+from oncotwin.ports.twin_rows import JournalEntry, TwinHead
 from oncotwin.twin.amendments import MOVED
 from oncotwin.twin.machine import Task, perform
 from oncotwin.twin.recall import check, recall

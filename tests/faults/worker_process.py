@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.errors import FencedError, HostLostError, LogError, OncotwinError, StaleVersionError, StoreError
-from oncotwin.ports.twin_store import CommitGroup
+from oncotwin.ports.twin_rows import CommitGroup
 from oncotwin_flows.assimilate import bounds_of, open_worker
 from oncotwin_flows.checkpoints import checkpoints_of
 

@@ -38,7 +38,8 @@ from oncotwin.domain.errors import (
 from oncotwin.domain.events import as_structured
 from oncotwin.models.base import Hyperparameters, TumourModel
 from oncotwin.ports.line_store import LineStore
-from oncotwin.ports.twin_store import CommitGroup, TwinStore
+from oncotwin.ports.twin_rows import CommitGroup
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin.testing.memory_log import MemoryEventLog, MemoryTopic
 from oncotwin.twin import fold
 from oncotwin.twin.fold import Binding

@@ -14,7 +14,7 @@ from tests.unit.domain.example_events import examples, line
 from oncotwin.adapters.keys import open_key_store
 from oncotwin.adapters.sql_store import SqlTwinStore
 from oncotwin.domain.events import content_hash, content_hash_of_line, encode_line, parse_event
-from oncotwin.ports.twin_store import JournalEntry
+from oncotwin.ports.twin_rows import JournalEntry
 from oncotwin.testing.twin_store_conformance import NOW, TWIN, group, twin
 from oncotwin_flows.audit_contents import Contents, verify_contents
 from oncotwin_flows.erase import Eraser

@@ -15,7 +15,7 @@ from oncotwin.adapters.sql_store import open_twin_store, schema
 from oncotwin.adapters.sql_store.database import open_engine
 from oncotwin.adapters.sql_store.migrate import HEAD, migrate
 from oncotwin.domain.errors import ConfigurationError, StoreError
-from oncotwin.ports.twin_store import SequenceGap
+from oncotwin.ports.twin_rows import SequenceGap
 from oncotwin.testing.twin_store_conformance import LOG, NOW, TWIN, day, entry, estimate, group, snapshot, twin
 
 _OLD_ROWS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from oncotwin.adapters.sql_store import open_twin_store
 from oncotwin.domain.errors import StaleVersionError
-from oncotwin.ports.twin_store import OutboxRow
+from oncotwin.ports.twin_rows import OutboxRow
 from oncotwin.testing.twin_store_conformance import LOG, NOW, TWIN, entry, estimate, group, snapshot, twin
 
 N_EACH = 25

@@ -82,8 +82,7 @@ def journals(draw: st.DrawFn) -> list[bytes]:
         if draw(st.booleans()):
             lines.append(correction(f"c{i}", recorded, wrong, "retract"))
         else:
-            name = draw(st.sampled_from([None, "R1", "R2"]))
-            new = replacement(draw(day), draw(st.integers(4, 90)), name)
+            new = replacement(draw(day), draw(st.integers(4, 90)), draw(st.sampled_from([None, "R1", "R2"])))
             lines.append(correction(f"c{i}", recorded, wrong, "replace", replacement=new))
     if draw(st.integers(0, 3)) == 0:
         lines.append(consent("w", draw(day), "withdrawn"))

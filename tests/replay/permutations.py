@@ -45,7 +45,7 @@ from oncotwin.models.base import TumourModel
 from oncotwin.models.tumour_burden import TumourBurden
 from oncotwin.ports.event_log import EventLog, NewRecord
 from oncotwin.ports.twin_host import Delivery, Folded, TwinHost
-from oncotwin.testing.servers import PostgresServer
+from oncotwin.testing.postgres_server import PostgresServer
 from oncotwin.twin.drift import DriftSettings
 from oncotwin.twin.fold import Binding, bind
 from oncotwin.twin.shard import TwinShard
@@ -171,7 +171,8 @@ def _hash(parts: Iterable[bytes]) -> str:
     return hashlib.sha256(b"\x00".join(sorted(parts))).hexdigest()
 
 
-def _worker(log: EventLog, store: SqlTwinStore, host: TwinHost, *, threaded: bool) -> Worker:
+def make_worker(log: EventLog, store: SqlTwinStore, host: TwinHost, *, threaded: bool) -> Worker:
+    """A worker whose leases last."""
     settings = WorkerSettings("w", LOG, LITERATURE, 1e6, timedelta(minutes=5), threaded=threaded)
     return Worker(log, store, host, SystemClock(), settings)
 
@@ -183,7 +184,7 @@ def in_order(journals: Journals) -> dict[str, Outcome]:
         store = stack.enter_context(closing(open_twin_store(f"sqlite:///{name}/store.sqlite")))
         log.append([record for records in journals.values() for record in records])
         host = LocalHost(TwinShard(binding(), history(store, LITERATURE)))
-        worker = _worker(log, store, host, threaded=False)
+        worker = make_worker(log, store, host, threaded=False)
         tally = worker.run(Bounds(events=10**9, seconds=1e9, commit_events=2_000))
         assert tally.n_accepted == sum(map(len, journals.values()))
         return outcomes(store)
@@ -233,7 +234,7 @@ class Permutation:
                 ]
                 host = ShardedHost(self.bound, stores[1:], self.k, rng, self.loss)
                 stack.callback(host.close)
-                worker = _worker(log, stores[0], host, threaded=self.threaded)
+                worker = make_worker(log, stores[0], host, threaded=self.threaded)
                 while len(waiting) > until:
                     n = rng.randrange(1, self.largest)
                     log.append(waiting[-n:])

@@ -30,7 +30,7 @@ from oncotwin.domain.ids import TwinId
 from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Treatment
 from oncotwin.ports.twin_host import Delivery, Folded
-from oncotwin.ports.twin_store import AlertRow, EstimateRow, SnapshotRow
+from oncotwin.ports.twin_rows import AlertRow, EstimateRow, SnapshotRow
 from oncotwin.twin.shard import TwinShard
 
 NAMESPACE = "oncotwin"

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.report_ledger import ReportLedger
-from oncotwin.ports.twin_store import AlertRow, EstimateRow, JournalEntry, OutboxRow, TwinCommit, TwinStore
+from oncotwin.ports.twin_rows import AlertRow, EstimateRow, JournalEntry, OutboxRow, TwinCommit
+from oncotwin.ports.twin_store import TwinStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from oncotwin.domain.errors import OncotwinError
 from oncotwin.domain.ids import TwinId
-from oncotwin.ports.twin_store import BeliefRow, OutboxRow
+from oncotwin.ports.twin_rows import BeliefRow, OutboxRow
 
 Verdict = Literal["agree", "override"]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from oncotwin.domain.amendment import Accepted
 from oncotwin.domain.ids import EventKey, TwinId
-from oncotwin.ports.twin_store import AlertRow, EstimateRow, SnapshotRow
+from oncotwin.ports.twin_rows import AlertRow, EstimateRow, SnapshotRow
 
 
 @dataclass(frozen=True, slots=True)

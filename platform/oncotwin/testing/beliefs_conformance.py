@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 
 from oncotwin.domain.errors import ChampionChangedError
-from oncotwin.ports.twin_store import OutboxRow
+from oncotwin.ports.twin_rows import OutboxRow
 from oncotwin.testing.twin_store_conformance import (
     NOW,
     OTHER,

@@ -9,7 +9,7 @@ import pytest
 
 from oncotwin.domain.errors import StaleVersionError
 from oncotwin.ports.erasure import ErasureOrder, ExportRow, Tombstone
-from oncotwin.ports.twin_store import OutboxRow, SequenceGap
+from oncotwin.ports.twin_rows import OutboxRow, SequenceGap
 from oncotwin.testing.twin_store_conformance import (
     NOW,
     OpenStore,

@@ -15,7 +15,8 @@ import pytest
 
 from oncotwin.domain.errors import FencedError, LogError
 from oncotwin.ports.event_log import EventLog, LogRecord, NewRecord, partition_of
-from oncotwin.ports.twin_store import CommitGroup, TwinStore
+from oncotwin.ports.twin_rows import CommitGroup
+from oncotwin.ports.twin_store import TwinStore
 
 N_PARTITIONS = 4
 WAIT_S = 10.0

@@ -15,7 +15,7 @@ import pytest
 from oncotwin.domain.errors import ChampionChangedError, LineBehindError, StaleVersionError
 from oncotwin.ports.erasure import Tombstone
 from oncotwin.ports.line_store import LineLag, LineStore, Promotion
-from oncotwin.ports.twin_store import AlertRow, EstimateRow, OutboxRow, SnapshotRow, TwinCommit
+from oncotwin.ports.twin_rows import AlertRow, EstimateRow, OutboxRow, SnapshotRow, TwinCommit
 from oncotwin.testing.twin_store_conformance import (
     NOW,
     OTHER,
@@ -202,6 +202,9 @@ class LinesConformance:
         assert [row.body for row in store.estimates(TWIN)] == [b'{"model": "m2"}']
         assert [row.body for row in store.estimates(TWIN, known_at=NOW)] == [b'{"model": "m"}']
         assert {row.alert_id for row in store.alerts()} == {"both", "new"}
+        everything = [(row.alert_id, row.superseded_by) for row in store.alerts(superseded=True)]
+        assert everything == [("both", ""), ("new", ""), ("old", "model 2")]
+        assert {row.alert_id for row in store.alerts(superseded=True, known_at=NOW)} == {"both", "old"}
         believed = store.beliefs(TWIN)
         assert [(row.version, row.model_version, row.position == position, row.cause) for row in believed] == [
             (1, "1", False, ""), (2, "2", True, "model 2"),
@@ -298,3 +301,35 @@ class LinesConformance:
             store.commit_line("2", [TwinCommit(TWIN, lag.folded, lag.version, "2", (made,), new)], NOW)
         assert store.counts()["snapshots"] <= 2 * 16
         assert store.counts()["journal"] == 40
+
+    def test_alerts_of_a_line_count_while_it_is_believed(self, open_store: OpenLines) -> None:
+        store = open_store()
+        begin(store)
+        # In shadow an alert comes and goes: nobody was told.
+        [first, second] = store.behind("2", 10)
+        raised = {TWIN: (alert("secret", 1), alert("both", 1))}
+        store.commit_line(
+            "2", [replace(shown(lag, 1), alerts=raised.get(lag.twin_id, ())) for lag in (first, second)], NOW
+        )
+        store.commit(group(twin(1, journal=(entry("e0", 0),), snapshots=(snapshot(1, 2),))))
+        [lag] = store.behind("2", 10)
+        again = replace(
+            shown(lag, 1), alerts=(alert("both", 1),), rewound_to=day(0), rewound_by="urn:lab e0"
+        )
+        store.commit_line("2", [again], NOW)
+        store.promote(promotion("2"))
+        shown_now = {row.alert_id: row.superseded_by for row in store.alerts(superseded=True)}
+        assert shown_now == {"both": "", "old": "model 2"}
+        # The version before goes on in shadow, and what it raises there is told to nobody either.
+        later = snapshot(2, 3, version="2")
+        store.commit(
+            group(replace(twin(3, journal=(entry("e2", 2),), snapshots=(later,)), model_version="2"), at=LATER)
+        )
+        [lag] = store.behind("1", 10)
+        store.commit_line("1", [replace(shown(lag, 2, "1"), alerts=(alert("late", 2),))], LATER)
+        assert {row.alert_id: row.superseded_by for row in store.alerts(superseded=True)} == shown_now
+        store.promote(promotion("1"))
+        assert {row.alert_id for row in store.alerts()} == {"both", "old", "late"}
+        assert {row.alert_id: row.superseded_by for row in store.alerts(superseded=True)} == {
+            "both": "", "old": "", "late": "",
+        }

@@ -9,7 +9,7 @@ from oncotwin.domain.amendment import Accepted, Correction
 from oncotwin.domain.header import EventHeader
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.twin_host import Delivery, Folded
-from oncotwin.ports.twin_store import JournalEntry, SnapshotRow
+from oncotwin.ports.twin_rows import JournalEntry, SnapshotRow
 from oncotwin.twin.shard import History
 
 

@@ -9,7 +9,8 @@ import random
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from oncotwin.ports.twin_store import AlertRow, OutboxRow, SequenceGap, TwinStore
+from oncotwin.ports.twin_rows import AlertRow, OutboxRow, SequenceGap
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin.testing.twin_store_conformance import NOW, TWIN, OpenStore, alert, entry, group, twin
 
 LAB, PACS = "urn:lab", "urn:pacs"

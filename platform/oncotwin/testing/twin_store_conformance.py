@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from oncotwin.domain.errors import FencedError, StaleVersionError
-from oncotwin.ports.twin_store import (
+from oncotwin.ports.twin_rows import (
     AlertRow,
     CommitGroup,
     DeadLetter,
@@ -24,8 +24,8 @@ from oncotwin.ports.twin_store import (
     OutboxRow,
     SnapshotRow,
     TwinCommit,
-    TwinStore,
 )
+from oncotwin.ports.twin_store import TwinStore
 
 OpenStore = Callable[[], TwinStore]
 NOW = datetime(2026, 1, 1, 12, 0, 0, 123_456, tzinfo=UTC)

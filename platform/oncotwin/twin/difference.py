@@ -10,7 +10,7 @@ from oncotwin.domain.amendment import Accepted, Arrival, Consent, Correction, Er
 from oncotwin.domain.ids import EventKey
 from oncotwin.domain.observation import ArrayReference, Assessment, Observation
 from oncotwin.domain.treatment import Treatment
-from oncotwin.ports.twin_store import AlertRow, JournalEntry
+from oncotwin.ports.twin_rows import AlertRow, JournalEntry
 from oncotwin.twin.drift import Alert
 from oncotwin.twin.expectation import Expectation, live_forecasts
 from oncotwin.twin.fold import Binding

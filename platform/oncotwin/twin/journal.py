@@ -19,7 +19,7 @@ from oncotwin.domain.moments import write_moment
 from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Plan, Treatment
 from oncotwin.domain.validation import Policy, admit
-from oncotwin.ports.twin_store import JournalEntry
+from oncotwin.ports.twin_rows import JournalEntry
 from oncotwin.twin.amendments import MOVED, arrivals, as_patient, settle
 from oncotwin.twin.timeline import Item
 
@@ -27,7 +27,7 @@ FoldKey = tuple[datetime, str, str]
 """Clinical time, source, id: the order of a fold, whatever the order of arrival."""
 
 NOT_FOLDED = frozenset({"patient.erased"})
-"""Kinds that a fold need not see. An assessment or an array moves no twin, but what a correction puts in its place may."""
+"""Kinds that a fold need not see. An assessment or an array moves no twin; what a correction puts in its place may."""
 
 _ANY_TIME = timedelta(days=100 * 366)
 
@@ -120,7 +120,7 @@ def _arrival(row: JournalEntry) -> Arrival:
             (datetime.fromisoformat(recorded).astimezone(UTC), source, event_id),
             item if content["present"] else None,
         )
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, AssertionError) as error:
         raise StoreError(
             f"journal row {row.source} {row.event_id} cannot be read: {error!r}; restore the store"
         ) from error

@@ -13,7 +13,8 @@ from datetime import datetime
 
 from oncotwin.domain.errors import StoreError
 from oncotwin.domain.ids import TwinId, split_twin_id
-from oncotwin.ports.twin_store import BeliefRow, EstimateRow, JournalEntry, TwinStore
+from oncotwin.ports.twin_rows import BeliefRow, EstimateRow, JournalEntry
+from oncotwin.ports.twin_store import TwinStore
 from oncotwin.twin.fold import Binding
 from oncotwin.twin.replay import Belief, believe
 from oncotwin.twin.rows import estimate_row

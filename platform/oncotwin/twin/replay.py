@@ -11,7 +11,7 @@ import numpy as np
 from oncotwin.domain.amendment import Accepted
 from oncotwin.domain.ids import TwinId
 from oncotwin.models.base import component_names
-from oncotwin.ports.twin_store import JournalEntry
+from oncotwin.ports.twin_rows import JournalEntry
 from oncotwin.twin.fold import Binding, Effects
 from oncotwin.twin.journal import NOT_FOLDED, decode, in_force, needs_guard
 from oncotwin.twin.machine import Task, perform

@@ -7,7 +7,7 @@ import math
 import orjson
 
 from oncotwin.domain.ids import TwinId
-from oncotwin.ports.twin_store import AlertRow, EstimateRow, SnapshotRow
+from oncotwin.ports.twin_rows import AlertRow, EstimateRow, SnapshotRow
 from oncotwin.twin.drift import Alert
 from oncotwin.twin.fold import Estimate
 from oncotwin.twin.state import TwinState, digest, to_bytes

@@ -11,7 +11,7 @@ from oncotwin.domain.amendment import Accepted
 from oncotwin.domain.errors import HostLostError, StoreUnavailableError
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.twin_host import Delivery, Failure, Folded
-from oncotwin.ports.twin_store import AlertRow, EstimateRow, JournalEntry, SnapshotRow
+from oncotwin.ports.twin_rows import AlertRow, EstimateRow, JournalEntry, SnapshotRow
 from oncotwin.twin.fold import Binding
 from oncotwin.twin.journal import NOT_FOLDED
 from oncotwin.twin.machine import (

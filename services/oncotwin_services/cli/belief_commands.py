@@ -15,7 +15,7 @@ from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.ids import split_twin_id
 from oncotwin.domain.units import OBSERVABLES
 from oncotwin.ports.line_store import LineStore
-from oncotwin.ports.twin_store import AlertRow
+from oncotwin.ports.twin_rows import AlertRow
 from oncotwin.twin.expectation import live_forecasts
 from oncotwin.twin.recall import Check, Recollection, check, recall
 from oncotwin.twin.replay import components

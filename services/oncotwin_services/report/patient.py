@@ -16,7 +16,7 @@ from oncotwin.domain.treatment import Treatment
 from oncotwin.filters.steps import Operation
 from oncotwin.models.base import component_names
 from oncotwin.models.therapy import Therapy
-from oncotwin.ports.twin_store import AlertRow
+from oncotwin.ports.twin_rows import AlertRow
 from oncotwin.twin.drift import Alert
 from oncotwin.twin.fold import Binding, BoundModel, run_parts
 from oncotwin.twin.forecasting import forecast

@@ -13,7 +13,7 @@ from tests.unit.domain.example_events import example
 from oncotwin.domain.amendment import Rejection
 from oncotwin.domain.policy import Policy
 from oncotwin.domain.validation import admit
-from oncotwin.ports.twin_store import DeadLetter
+from oncotwin.ports.twin_rows import DeadLetter
 from oncotwin_flows.intake import IntakeReport
 from oncotwin_flows.refusals import dead_letter
 from oncotwin_flows.resubmit import resubmit_letters

@@ -25,7 +25,7 @@ from oncotwin.domain.ids import TwinId
 from oncotwin.domain.merkle import Frontier
 from oncotwin.ports.audit_trail import Sign
 from oncotwin.ports.key_store import INSTALLATION
-from oncotwin.ports.twin_store import CommitGroup, DeadLetter, TwinCommit
+from oncotwin.ports.twin_rows import CommitGroup, DeadLetter, TwinCommit
 
 ENTRY = ("institution", "seq", "kind", "ref", "at", "body", "previous", "hash")
 CHECKPOINT = ("institution", "seq", "body", "signature", "key")

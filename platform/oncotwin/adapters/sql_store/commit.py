@@ -15,7 +15,7 @@ from oncotwin.domain.audit import AuditDraft
 from oncotwin.domain.audit_drafts import model_promoted
 from oncotwin.domain.errors import ChampionChangedError, FencedError, StaleVersionError
 from oncotwin.ports.steps import OnStep, no_step
-from oncotwin.ports.twin_store import CommitGroup, DeadLetter, TwinCommit
+from oncotwin.ports.twin_rows import CommitGroup, DeadLetter, TwinCommit
 from oncotwin.twin.snapshots import is_kept
 
 COMMIT_STEPS = (

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, ScalarSelect, bindparam, delet
 from oncotwin.adapters.sql_store import records, schema
 from oncotwin.adapters.sql_store.commit import upsert, write_group
 from oncotwin.adapters.sql_store.database import bulk_insert, is_postgres
-from oncotwin.ports.twin_store import AlertRow, CommitGroup, OutboxRow, SequenceGap
+from oncotwin.ports.twin_rows import AlertRow, CommitGroup, OutboxRow, SequenceGap
 
 # One number for "somebody is looking for gaps"; whoever commits does not wait for it.
 _LOCK = 7_405_003

@@ -37,7 +37,7 @@ from oncotwin.domain.errors import ChampionChangedError, ErasedError, LineBehind
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.line_store import ChampionRow, LineLag, Promotion
 from oncotwin.ports.steps import OnStep
-from oncotwin.ports.twin_store import AlertRow, EstimateRow, JournalEntry, SnapshotRow, TwinCommit
+from oncotwin.ports.twin_rows import AlertRow, EstimateRow, JournalEntry, SnapshotRow, TwinCommit
 from oncotwin.twin.shard import EVER
 
 LINE_STEPS = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -17,10 +16,11 @@ from oncotwin.adapters.sql_store.commit import champion_of
 from oncotwin.adapters.sql_store.database import among
 from oncotwin.adapters.sql_store.migrate import schema_version
 from oncotwin.adapters.sql_store.sealed_rows import RowSealer
+from oncotwin.adapters.sql_store.told_alerts import told
 from oncotwin.domain.errors import StoreUnavailableError
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.ports.key_store import INSTALLATION
-from oncotwin.ports.twin_store import (
+from oncotwin.ports.twin_rows import (
     AlertRow,
     BeliefRow,
     DeadLetter,
@@ -249,10 +249,7 @@ class SqlReads:
             else:
                 query = query.where(stands, table.c.model_version.in_(("", champion_of(connection, position) or "")))
             found = connection.execute(query.add_columns(stands.label("stands"))).all()
-        rows = [
-            replace(records.alert_row(row), superseded_by="") if row.stands else records.alert_row(row)
-            for row in found
-        ]
+            rows = told(connection, found, position)
         return list(self._rows.opened(rows, self._rows.open_alert, _twin))
 
     def dead_letters(self, state: str | None = "open") -> list[DeadLetter]:

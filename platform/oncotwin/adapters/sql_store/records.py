@@ -11,7 +11,7 @@ from oncotwin.adapters.sealing import is_sealed
 from oncotwin.adapters.sql_store.database import Record
 from oncotwin.adapters.sql_store.schema import from_us, to_us
 from oncotwin.domain.header import Status, TimePrecision
-from oncotwin.ports.twin_store import (
+from oncotwin.ports.twin_rows import (
     AlertRow,
     BeliefRow,
     DeadLetter,

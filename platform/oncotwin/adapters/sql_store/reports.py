@@ -20,7 +20,7 @@ from oncotwin.domain.audit import AuditDraft
 from oncotwin.domain.errors import ErasedError, StoreError
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.report_ledger import ReportError, ReportRow, ReportState, Signature, Tell, standing
-from oncotwin.ports.twin_store import BeliefRow
+from oncotwin.ports.twin_rows import BeliefRow
 
 Transaction = Callable[..., AbstractContextManager[Connection]]
 

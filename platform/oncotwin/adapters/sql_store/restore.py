@@ -42,8 +42,13 @@ from oncotwin.adapters.sql_store.leases import FREE
 from oncotwin.adapters.sql_store.migrate import HEAD, MIGRATION_LOCK, revisions, schema_version, upgrade
 from oncotwin.domain.errors import StoreError
 
-EPOCHS_AHEAD = 1_000_000
-"""Raised on every lease: a worker that held one after the backup was made can write nothing to the restored store."""
+AHEAD = 1_000_000
+"""How far the epochs of leases and the versions of twins are raised: what came after the backup is set apart.
+
+A worker that held a lease then can write nothing to the restored store. And a message of a twin's version is new: the
+log is folded again in groups of other sizes, so a version that came after the backup may come to mean another state, and
+consumers drop what has an id that they have seen.
+"""
 
 _FILLED_BY_OPENING = ("installation", "lag_watch")
 """Tables that an empty store has rows in once it was opened, or its status looked at; the backup's take their place."""
@@ -166,7 +171,7 @@ def verify(folder: Path, manifest: Manifest, bar: Bar = no_bar) -> None:
 def restore_backup(url: str, folder: Path, bar: Bar = no_bar) -> Manifest:
     """Load a backup into an empty store; a backup of an earlier schema is brought to this release's.
 
-    Leases are given back and their epochs raised, so that no worker of the store as it was can write to this one.
+    Leases are given back, and epochs and versions raised (`AHEAD`).
 
     Raises:
         StoreError: the folder is no whole backup, the store is not empty, or the database failed; nothing was written.
@@ -187,7 +192,7 @@ def restore_backup(url: str, folder: Path, bar: Bar = no_bar) -> Manifest:
             _make_empty(connection, manifest.schema, shown)
             with bar("restoring rows", manifest.n_rows) as advance:
                 _load(connection, folder, manifest, advance)
-            _free_leases(connection)
+            _set_apart(connection)
             if schema_version(connection) != HEAD:
                 upgrade(connection, HEAD)
             if is_postgres(connection):
@@ -326,12 +331,13 @@ def _value(value: Any, kind: str) -> Any:
     raise ValueError(f"a value is no {kind}")
 
 
-def _free_leases(connection: Connection) -> None:
-    """Nobody works on this store yet; old holders are fenced."""
+def _set_apart(connection: Connection) -> None:
+    """Nobody works on this store yet, and nothing of it is what came after the backup."""
     found = MetaData()
     there = set(inspect(connection).get_table_names())
-    table = schema.leases
-    connection.execute(update(table).values(worker=FREE, expires_at=0, epoch=table.c.epoch + EPOCHS_AHEAD))
+    leases, twins = schema.leases, schema.twins
+    connection.execute(update(leases).values(worker=FREE, expires_at=0, epoch=leases.c.epoch + AHEAD))
+    connection.execute(update(twins).where(twins.c.version > 0).values(version=twins.c.version + AHEAD))
     for name in ("workers", "lag_watch"):
         if name in there:
             connection.execute(delete(Table(name, found, autoload_with=connection)))

@@ -20,7 +20,7 @@ from oncotwin.adapters.sql_store.records import storable
 from oncotwin.domain.errors import ErasedError
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.key_store import INSTALLATION
-from oncotwin.ports.twin_store import (
+from oncotwin.ports.twin_rows import (
     AlertRow,
     BeliefRow,
     CommitGroup,

@@ -21,7 +21,7 @@ from oncotwin.adapters.sql_store.reports import SqlReports
 from oncotwin.domain.errors import ConfigurationError, ErasedError, StaleVersionError, StoreError
 from oncotwin.domain.ids import EventKey, TwinId
 from oncotwin.ports.steps import OnStep, no_step
-from oncotwin.ports.twin_store import AlertRow, CommitGroup, DeadLetter, OutboxRow, SequenceGap
+from oncotwin.ports.twin_rows import AlertRow, CommitGroup, DeadLetter, OutboxRow, SequenceGap
 
 
 def open_twin_store(url: str, *, sealer: Sealer | None = None, on_step: OnStep = no_step) -> SqlTwinStore:
