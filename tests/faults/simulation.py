@@ -29,9 +29,10 @@ from tests.faults.checks import (
     picture,
 )
 from tests.faults.databases import Databases
+from tests.faults.poison import poisoned_kernel
 from tests.faults.population import Population, draw_population
-from tests.faults.weather import LINE_PAIRS, PAIRS, Weather, draw_weather
-from tests.faults.world import VERSION, World, poisoned_kernel, undisturbed
+from tests.faults.weather import LINE_PAIRS, PAIRS, Weather, draw_weather, undisturbed
+from tests.faults.world import VERSION, World
 from tests.unit.twin.trend_model import TrendModel
 
 from oncotwin.domain.bundle import ModelBundle, ModelPrior

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from oncotwin.adapters.sql_store.commit import COMMIT_STEPS
@@ -105,4 +105,13 @@ def draw_weather(rng: random.Random) -> Weather:
         torn_batch=rate(0.0, 0.2),
         leave=rate(0.0, 0.0, 0.3),
         promotions=rng.choice(((), (), (), ("2",), ("2", "1"), ("2", "3"))),
+    )
+
+
+def undisturbed(weather: Weather) -> Weather:
+    """The same installation without any fault, one worker."""
+    return replace(
+        weather, n_workers=1, n_partitions=1, shared_host=False, commit_events=1_000, run_events=100_000, planned=(),
+        crash=0.0, pause=0.0, switch=0.0, lost_acknowledgement=0.0, store_error=0.0, log_error=0.0, host_lost=0.0,
+        clock_step=0.0, torn_batch=0.0, leave=0.0, promotions=(), sealed=False,
     )

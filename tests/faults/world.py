@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, cast
+from typing import cast
 
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
-from tests.faults.actors import Cluster, Killed
+from tests.faults.actors import Cluster
 from tests.faults.databases import Database
 from tests.faults.faulty import FaultyLog, FaultyStore
 from tests.faults.keys import MemoryKeys
-from tests.faults.population import KILLER, POISON, Population
+from tests.faults.population import Population
 from tests.faults.scheduler import BEGIN, Died, LockTimeoutError, Process, Scheduler, SimulatedClock
 from tests.faults.weather import AFTER, IN_TRANSACTION, LEASE_S, LINE, LOCK_PATIENCE_S, PROMOTE, STORED, Weather
 
@@ -36,15 +35,12 @@ from oncotwin.domain.errors import (
     StoreError,
 )
 from oncotwin.domain.events import as_structured
-from oncotwin.models.base import Hyperparameters, TumourModel
 from oncotwin.ports.line_store import LineStore
 from oncotwin.ports.twin_rows import CommitGroup
 from oncotwin.ports.twin_store import TwinStore
 from oncotwin.testing.memory_log import MemoryEventLog, MemoryTopic
-from oncotwin.twin import fold
 from oncotwin.twin.fold import Binding
 from oncotwin.twin.shard import TwinShard
-from oncotwin.twin.timeline import Cursor, Item, Step, plan_steps
 from oncotwin_flows.careful import CarefulHost
 from oncotwin_flows.gaps import GapWatch
 from oncotwin_flows.groups import Bounds
@@ -383,34 +379,3 @@ class World:
         with self.engine.connect() as connection:
             pending = select(schema.outbox.c.id).where(schema.outbox.c.published == 0).limit(1)
             return connection.scalar(pending) is None
-
-
-@contextmanager
-def poisoned_kernel() -> Iterator[None]:
-    """Have the fold fail on events that are poison."""
-
-    def explode(
-        model: TumourModel, hyper: Hyperparameters, cursor: Cursor, items: Sequence[Item], keys: Sequence[int]
-    ) -> tuple[list[Step], Cursor]:
-        if any(item.header.event_id.startswith(KILLER) for item in items):
-            raise Killed
-        if any(item.header.event_id.startswith(POISON) for item in items):
-            raise ZeroDivisionError("the kernel failed")
-        return plan_steps(model, hyper, cursor, items, keys)
-
-    there: Any = fold
-    before = there.plan_steps
-    there.plan_steps = explode
-    try:
-        yield
-    finally:
-        there.plan_steps = before
-
-
-def undisturbed(weather: Weather) -> Weather:
-    """The same installation without any fault, one worker."""
-    return replace(
-        weather, n_workers=1, n_partitions=1, shared_host=False, commit_events=1_000, run_events=100_000, planned=(),
-        crash=0.0, pause=0.0, switch=0.0, lost_acknowledgement=0.0, store_error=0.0, log_error=0.0, host_lost=0.0,
-        clock_step=0.0, torn_batch=0.0, leave=0.0, promotions=(), sealed=False,
-    )

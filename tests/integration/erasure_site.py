@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from sqlalchemy import MetaData, create_engine, select
 
+from oncotwin.adapters.parquet_history import ParquetHistory
+from oncotwin.adapters.sql_store import schema
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.ports.event_log import EventLog, NewRecord
@@ -148,3 +151,44 @@ def rows_of(url: str) -> Iterator[bytes]:
 
 def traces(data: bytes) -> list[bytes]:
     return [trace for trace in TRACES if trace in data]
+
+
+def nothing_of(store: TwinStore) -> bool:
+    """Whether every way of asking passes the erased patient over."""
+    assert GONE not in store.twin_heads()
+    assert store.twin_heads([GONE]) == {}
+    assert store.latest_snapshots([GONE]) == {}
+    assert store.journal(GONE) == store.journal(GONE, known_at=NOW) == []
+    assert store.beliefs(GONE) == []
+    assert list(store.estimates(GONE, superseded=True)) == []
+    assert GONE not in {row.twin_id for row in store.estimates()}
+    assert [row for row in store.alerts(superseded=True) if row.twin_id == GONE] == []
+    assert not any(GONE.encode() in letter.raw for letter in store.dead_letters(None))
+    assert not any(row.key == GONE for _, row in store.pending_outbox(1_000))
+    return True
+
+
+def export_tables(site: Site, folder: Path) -> None:
+    """A table as `export_history` writes it, and its entry in the store."""
+    times = np.array(["2026-01-05", "2026-02-05"] * 4, dtype="datetime64[us]")
+    patients = np.array([f"p{i}" for i in (1, 1, 2, 3, 1, 2, 3, 4)])
+    columns = {
+        "institution": np.array(["H1"] * 8), "patient": patients, "time": times,
+        "component": np.where(patients == "p1", WORD, "L1"), "q50": np.where(patients == "p1", VALUE, 1.0),
+    }
+    ParquetHistory(folder).append("estimates", columns, "time")
+    with site.store() as store:
+        store.erasures.record_export(str(folder), ("estimates", "forecasts"), NOW)
+
+
+def add_report(settings: Settings, path: Path) -> None:
+    """A report as whoever makes reports keeps it."""
+    engine = create_engine(settings.store_url)
+    with closing(wiring.open_sealer(settings)) as sealer, engine.begin() as connection:
+        connection.execute(
+            schema.reports.insert().values(
+                report_id="r1", twin_id=GONE, position=1, version=1, model_version="1", made_at=0, path=str(path),
+                body=sealer.seal(GONE, WORD.encode()), signed_by="", verdict="",
+            )
+        )
+    engine.dispose()

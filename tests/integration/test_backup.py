@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,71 +17,19 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import func, select, text
+from tests.integration.backup_site import NOW, Site, assert_one_moment, cohort, messages, messages_of, rows
 
 from oncotwin.adapters.sql_store import open_twin_store, schema
 from oncotwin.adapters.sql_store.backup import MANIFEST, Manifest, TableFile, write_backup
 from oncotwin.adapters.sql_store.database import open_engine
 from oncotwin.adapters.sql_store.migrate import HEAD
-from oncotwin.adapters.sql_store.restore import AHEAD, read_manifest, restore_backup, row_chunks
+from oncotwin.adapters.sql_store.restore import AHEAD, read_manifest, restore_backup
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.errors import FencedError, StoreError
-from oncotwin.ports.event_log import NewRecord
 from oncotwin.ports.twin_rows import CommitGroup
-from oncotwin.ports.twin_store import TwinStore
-from oncotwin.testing.patients import correction, diameter, treatment
-from oncotwin_flows.assimilate import open_worker
 from oncotwin_flows.backup import back_up, restore
-from oncotwin_flows.groups import Bounds
 from oncotwin_services.cli import main
-
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class Site:
-    """An installation with its twins in this process."""
-
-    settings: Settings
-
-    def append(self, lines: list[bytes]) -> None:
-        with closing(wiring.open_log(self.settings)) as log:
-            log.append([NewRecord(json.loads(line)["subject"], line) for line in lines])
-
-    def work(self, n_events: int = 1_000_000, commit_events: int = 7) -> None:
-        with open_worker(self.settings) as (worker, _, _):
-            worker.run(Bounds(n_events, 1e6, commit_events, 0.0))
-
-    def store(self) -> closing[TwinStore]:
-        return closing(wiring.open_store(self.settings))
-
-    def digests(self) -> dict[str, str]:
-        with self.store() as store:
-            rows = store.latest_snapshots(list(store.twin_heads()))
-        return {twin_id: row.digest for twin_id, row in rows.items()}
-
-    def journal(self) -> dict[tuple[str, str], bytes]:
-        with self.store() as store:
-            return {row.key: row.payload for twin_id in store.twin_heads() for row in store.journal(twin_id)}
-
-    def __post_init__(self) -> None:
-        self.store().__enter__().close()
-
-
-def cohort(first: int, last: int) -> list[bytes]:
-    """Visits of five patients, a late one and a correction among them."""
-    rng = random.Random(first)
-    lines = []
-    for visit in range(first, last):
-        for p in range(5):
-            patient = f"H1/p{p}"
-            if visit == 2:
-                lines.append(treatment(f"{p}-on", 5, "drugA", "on", patient=patient))
-            lines.append(diameter(f"{p}-{visit}", 40.0 * visit, rng.uniform(8, 60), patient=patient))
-    if first > 0:
-        lines.append(diameter("late", 41, 33.0, patient="H1/p1"))
-        lines.append(correction("c", 900, "2-1", "retract", patient="H1/p2"))
-    return lines
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -101,38 +46,6 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     else:
         with request.getfixturevalue("postgres_server").database() as url:
             yield url
-
-
-def rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    [table] = [one for one in read_manifest(folder).tables if one.name == name]
-    columns = [column for column, _ in table.columns]
-    return [
-        dict(zip(columns, row, strict=True)) for chunk in row_chunks(folder / table.file_name, table) for row in chunk
-    ]
-
-
-def messages(url: str) -> set[str]:
-    """Ids of all messages that a store ever made."""
-    engine = open_engine(url)
-    with engine.connect() as connection, connection.begin():
-        found = set(connection.scalars(select(schema.outbox.c.message_key)))
-    engine.dispose()
-    return found
-
-
-def messages_of(folder: Path) -> set[str]:
-    """Ids of the messages in a backup."""
-    return {row["message_key"] for row in rows(folder, "outbox")}
-
-
-def assert_one_moment(folder: Path, manifest: Manifest) -> None:
-    """Journal, commits and offsets of a store whose log holds no doubles belong together."""
-    commits = rows(folder, "commits")
-    journal = rows(folder, "journal")
-    assert len(journal) == sum(row["n_events"] for row in commits)
-    assert sum(row["next_offset"] for row in rows(folder, "offsets")) == len(journal)
-    assert manifest.position == max((row["position"] for row in commits), default=0)
-    assert {row["position"] for row in journal} <= {row["position"] for row in commits}
 
 
 def test_commits_go_on_during_a_backup_and_are_not_in_it(site: Site, tmp_path: Path) -> None:
@@ -160,7 +73,7 @@ def test_backups_beside_a_busy_worker_are_each_of_one_moment(site: Site, tmp_pat
     site.append(cohort(0, 40))
     worker = threading.Thread(target=site.work, kwargs={"commit_events": 3})
     worker.start()
-    taken = []
+    taken: list[tuple[Path, Manifest]] = []
     while worker.is_alive():
         folder = tmp_path / f"b{len(taken)}"
         taken.append((folder, write_backup(site.settings.store_url, folder, "1", NOW)))

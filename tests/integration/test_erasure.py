@@ -8,7 +8,6 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import create_engine, select
@@ -21,15 +20,18 @@ from tests.integration.erasure_site import (
     VALUE,
     WORD,
     Site,
+    add_report,
     cohort,
+    export_tables,
     fill,
     held,
+    nothing_of,
     traces,
 )
 
 from oncotwin.adapters.embedded_log import EmbeddedEventLog
 from oncotwin.adapters.keys import open_key_store
-from oncotwin.adapters.parquet_history import ParquetHistory, read_table
+from oncotwin.adapters.parquet_history import read_table
 from oncotwin.adapters.sealing import is_sealed
 from oncotwin.adapters.sql_store import open_twin_store, schema
 from oncotwin.adapters.sql_store.restore import restore_backup
@@ -41,7 +43,6 @@ from oncotwin.domain.errors import ErasedError, StaleVersionError
 from oncotwin.domain.events import encode_line
 from oncotwin.ports.event_log import NewRecord
 from oncotwin.ports.twin_rows import CommitGroup, TwinCommit
-from oncotwin.ports.twin_store import TwinStore
 from oncotwin.testing.patients import correction, diameter, erasure
 from oncotwin.twin.boosting import Growth
 from oncotwin.twin.population import Effort
@@ -85,7 +86,7 @@ def test_nothing_readable_is_left(site: Site, tmp_path: Path, monkeypatch: pytes
     with site.store() as store:
         assert store.latest_snapshots([GONE])[GONE].state.count(WORD.encode())
         assert sum(GONE.encode() in letter.raw for letter in store.dead_letters()) == 3
-    _add_report(site.settings, report_file)
+    add_report(site.settings, report_file)
     export_history(site.settings, tmp_path / "export")
     before = {name: read_table(tmp_path / "export", name) for name in ("estimates", "innovations", "forecasts")}
     assert all((table["patient"] == "p1").any() for table in before.values())
@@ -118,47 +119,6 @@ def test_nothing_readable_is_left(site: Site, tmp_path: Path, monkeypatch: pytes
         assert store.erasures.tombstones()[GONE].finished_at is not None
     unknown = CliRunner().invoke(main, ["twin", GONE, *home])
     assert unknown.exit_code == 2 and "nothing is known" in unknown.stderr
-
-
-def nothing_of(store: TwinStore) -> bool:
-    """Whether every way of asking passes the erased patient over."""
-    assert GONE not in store.twin_heads()
-    assert store.twin_heads([GONE]) == {}
-    assert store.latest_snapshots([GONE]) == {}
-    assert store.journal(GONE) == store.journal(GONE, known_at=NOW) == []
-    assert store.beliefs(GONE) == []
-    assert list(store.estimates(GONE, superseded=True)) == []
-    assert GONE not in {row.twin_id for row in store.estimates()}
-    assert [row for row in store.alerts(superseded=True) if row.twin_id == GONE] == []
-    assert not any(GONE.encode() in letter.raw for letter in store.dead_letters(None))
-    assert not any(row.key == GONE for _, row in store.pending_outbox(1_000))
-    return True
-
-
-def _export(site: Site, folder: Path) -> None:
-    """A table as `export_history` writes it, and its entry in the store."""
-    times = np.array(["2026-01-05", "2026-02-05"] * 4, dtype="datetime64[us]")
-    patients = np.array([f"p{i}" for i in (1, 1, 2, 3, 1, 2, 3, 4)])
-    columns = {
-        "institution": np.array(["H1"] * 8), "patient": patients, "time": times,
-        "component": np.where(patients == "p1", WORD, "L1"), "q50": np.where(patients == "p1", VALUE, 1.0),
-    }
-    ParquetHistory(folder).append("estimates", columns, "time")
-    with site.store() as store:
-        store.erasures.record_export(str(folder), ("estimates", "forecasts"), NOW)
-
-
-def _add_report(settings: Settings, path: Path) -> None:
-    """A report as whoever makes reports keeps it."""
-    engine = create_engine(settings.store_url)
-    with closing(wiring.open_sealer(settings)) as sealer, engine.begin() as connection:
-        connection.execute(
-            schema.reports.insert().values(
-                report_id="r1", twin_id=GONE, position=1, version=1, model_version="1", made_at=0, path=str(path),
-                body=sealer.seal(GONE, WORD.encode()), signed_by="", verdict="",
-            )
-        )
-    engine.dispose()
 
 
 def test_rows_of_an_old_backup_do_not_open_and_a_restored_store_learns_of_it(site: Site, tmp_path: Path) -> None:
@@ -251,10 +211,10 @@ def test_an_event_orders_it(site: Site, commit_events: int) -> None:
 @pytest.mark.parametrize("step", ERASE_STEPS)
 def test_whoever_dies_in_between_is_taken_up(site: Site, tmp_path: Path, step: str) -> None:
     fill(site)
-    _export(site, tmp_path / "export")
+    export_tables(site, tmp_path / "export")
     report_file = tmp_path / "report.html"
     report_file.write_text(WORD)
-    _add_report(site.settings, report_file)
+    add_report(site.settings, report_file)
     others = {twin_id: digest for twin_id, digest in site.digests().items() if twin_id != GONE}
     with pytest.raises(KeyboardInterrupt):
         site.erase(stop_at=step)
@@ -364,7 +324,7 @@ def test_a_key_store_set_back_to_an_earlier_day_is_told_by_the_store(small: Site
 
 def test_an_export_that_cannot_be_written_is_told_and_finished_later(small: Site, tmp_path: Path) -> None:
     fill(small)
-    _export(small, tmp_path / "export")
+    export_tables(small, tmp_path / "export")
     [part, *_] = sorted((tmp_path / "export" / "estimates").glob("institution=H1/*/*.parquet"))
     good = part.read_bytes()
     part.write_bytes(b"not a table")

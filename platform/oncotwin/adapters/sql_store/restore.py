@@ -46,8 +46,8 @@ AHEAD = 1_000_000
 """How far the epochs of leases and the versions of twins are raised: what came after the backup is set apart.
 
 A worker that held a lease then can write nothing to the restored store. And a message of a twin's version is new: the
-log is folded again in groups of other sizes, so a version that came after the backup may come to mean another state, and
-consumers drop what has an id that they have seen.
+log is folded again in groups of other sizes, so a version that came after the backup may come to mean another state,
+and consumers drop what has an id that they have seen.
 """
 
 _FILLED_BY_OPENING = ("installation", "lag_watch")
