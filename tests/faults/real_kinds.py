@@ -30,7 +30,7 @@ class Kind:
     share: int
     place: str
     fault: Callable[[Run, int], Wait]
-    patience_s: float = 120.0
+    patience_s: float = 240.0
 
 
 def _two(run: Run) -> list[Worker]:
@@ -228,12 +228,12 @@ def _some_commits(run: Run) -> Wait:
 KINDS = (
     Kind("worker killed", 9, "deployed", worker_killed),
     Kind("worker stopped", 2, "deployed", worker_stopped),
-    Kind("actor killed", 1, "ray", actor_killed, 240.0),
-    Kind("node killed", 1, "ray", node_killed, 300.0),
-    Kind("broker killed", 1, "deployed", broker_killed, 180.0),
-    Kind("postgres killed", 1, "deployed", postgres_killed, 180.0),
+    Kind("actor killed", 1, "ray", actor_killed, 360.0),
+    Kind("node killed", 1, "ray", node_killed, 420.0),
+    Kind("broker killed", 1, "deployed", broker_killed),
+    Kind("postgres killed", 1, "deployed", postgres_killed),
     Kind("database cut", 1, "deployed", database_cut),
-    Kind("log cut", 1, "deployed", log_cut, 180.0),
+    Kind("log cut", 1, "deployed", log_cut),
     Kind("disk full", 1, "embedded", disk_full),
     Kind("clock steps", 1, "deployed", clock_steps),
     Kind("rebalance", 1, "deployed", rebalance),
