@@ -25,7 +25,9 @@ from oncotwin.ports.event_log import NewRecord, partition_of
 from oncotwin.testing.patients import diameter
 
 COMMAND = "python -m tests.benchmarks.bench_failover"
-N_PATIENTS = 24
+N_PATIENTS, N_HOSTED = 24, 8
+"""Patients of the worker that is killed; twins of the node that is lost, each in an actor of its own."""
+_PATIENCE_S = 400.0
 BAR_WORKER_S, BAR_NODE_S = 15.0, 30.0
 _DEFAULTS = {
     name: Settings.model_fields[name].default
@@ -69,18 +71,18 @@ class Stream:
 def worker_killed(services: Services, number: int) -> float:
     """Seconds until another worker serves the partitions of one that was killed."""
     with services.deployed(number, **_DEFAULTS) as settings:
-        run = _run(services, settings, number)
+        run = _run(services, settings, number, N_PATIENTS)
         try:
             victim, _ = run.start(), run.start()
             run.mourned = False
             stream = Stream(run)
-            stream.until(lambda: all(worker.steps["committed"] >= 5 for worker in run.workers), 120.0)
+            stream.until(lambda: all(worker.steps["committed"] >= 5 for worker in run.workers), _PATIENCE_S)
             # At any moment of a lease's life.
             stream.until(_after(random.Random(number).uniform(0.0, settings.lease_seconds)), 60.0)
             stop(victim.pid, signal.SIGKILL)
             ends = run.ends()
             wanted = {partition_of(p, len(ends)) for p in run.population.patients}
-            return stream.until(lambda: _beyond(run, {p: ends[p] for p in wanted}), 90.0)
+            return stream.until(lambda: _beyond(run, {p: ends[p] for p in wanted}), _PATIENCE_S)
         finally:
             run.close()
 
@@ -88,18 +90,18 @@ def worker_killed(services: Services, number: int) -> float:
 def node_lost(services: Services, number: int) -> float:
     """Seconds until the twins of a node that was lost are served on another."""
     with services.deployed(number, **_DEFAULTS, ray=services.ray.address) as settings:
-        run = _run(services, settings, number)
+        run = _run(services, settings, number, N_HOSTED)
         try:
             run.start()
             run.mourned = False
             stream = Stream(run)
-            stream.until(lambda: run.n_commits >= 5 and len(services.ray.names()) >= N_PATIENTS, 180.0)
+            stream.until(lambda: run.n_commits >= 5 and len(services.ray.names()) >= N_HOSTED, _PATIENCE_S)
             pids = services.ray.pids()
             if not any(services.ray.kill_node_of(pid) for pid in pids.values()):
                 raise StuckError("no node hosts a twin")
             ends = run.ends()
             wanted = {partition_of(p, len(ends)) for p in run.population.patients}
-            taken = stream.until(lambda: _beyond(run, {p: ends[p] for p in wanted}), 180.0)
+            taken = stream.until(lambda: _beyond(run, {p: ends[p] for p in wanted}), _PATIENCE_S)
         finally:
             run.close()
     services.ray.add_node()
@@ -109,9 +111,9 @@ def node_lost(services: Services, number: int) -> float:
     return taken
 
 
-def _run(services: Services, settings: Settings, number: int) -> Run:
-    patients = tuple(f"north/p{number}-{i:02d}" for i in range(N_PATIENTS))
-    run = Run(number, random.Random(number), services, settings, Population(patients, (), ()), 600.0)
+def _run(services: Services, settings: Settings, number: int, n_patients: int) -> Run:
+    patients = tuple(f"north/p{number}-{i:02d}" for i in range(n_patients))
+    run = Run(number, random.Random(number), services, settings, Population(patients, (), ()), 3.0 * _PATIENCE_S)
     run.produced_slowly_s = 0.0
     run.begin()
     return run
@@ -137,7 +139,7 @@ def main() -> None:
     chosen = parser.parse_args()
     cases = (
         ("worker", "failover/worker killed", worker_killed, BAR_WORKER_S, "leases of 10 s"),
-        ("node", "failover/ray node lost", node_lost, BAR_NODE_S, "24 twins, an actor each; another node stands by"),
+        ("node", "failover/ray node lost", node_lost, BAR_NODE_S, f"{N_HOSTED} twins, an actor each; another node stands by"),
     )
     with Services() as services:
         for short, name, measure, bar_s, note in cases:
