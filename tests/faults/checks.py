@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -21,6 +21,9 @@ from oncotwin.domain.validation import Policy, admit
 from oncotwin.ports.event_log import LogRecord, NewRecord
 from oncotwin.ports.twin_rows import JournalEntry
 from oncotwin.twin.amendments import MOVED
+from oncotwin.twin.fold import Binding
+from oncotwin.twin.replay import believe
+from oncotwin.twin.state import digest, to_bytes
 from oncotwin_flows.outgoing import ALERTED, ESTIMATED, REJECTED
 
 
@@ -164,6 +167,25 @@ def check_versions(store: SqlTwinStore) -> None:
             raise DifferenceError(f"versions of {twin} have no positions of their own: {positions}")
         if beliefs[-1].digest != present[twin].digest or beliefs[-1].model_version != present[twin].model_version:
             raise DifferenceError(f"{twin}: {present[twin].digest} stands, {beliefs[-1].digest} was believed last")
+
+
+def check_beliefs(store: SqlTwinStore, bind: Callable[[str], Binding]) -> None:
+    """What every commit published of a twin is the fold of what the journal held by then.
+
+    Raises:
+        DifferenceError: a commit published something else.
+    """
+    rows: dict[TwinId, list[JournalEntry]] = defaultdict(list)
+    for entry in journal_of(store):
+        rows[entry.twin_id].append(entry)
+    for twin in store.twin_heads():
+        for belief in store.beliefs(twin):
+            known = [entry for entry in rows[twin] if entry.position <= belief.position]
+            found = digest(to_bytes(believe(bind(belief.model_version), twin, known).state))
+            if found != belief.digest:
+                raise DifferenceError(
+                    f"version {belief.version} of {twin} was published as {belief.digest}, its journal folds to {found}"
+                )
 
 
 def check_audit(store: SqlTwinStore) -> None:

@@ -21,6 +21,7 @@ from tests.faults import ledger
 from tests.faults.checks import (
     as_sent,
     check_audit,
+    check_beliefs,
     check_nothing_lost,
     check_outbox,
     check_versions,
@@ -115,6 +116,7 @@ def check(world: World, weather: Weather, databases: Databases) -> None:
     store = world.store()
     check_nothing_lost(store, (record for batch in world.population.deliveries for record in batch))
     check_versions(store)
+    check_beliefs(store, world.bind)
     check_audit(store)
     check_outbox(
         world.engine,

@@ -48,6 +48,7 @@ class Weather:
         shared_host: actors are shared by the workers, as in a cluster; else each worker has its own.
         built_in: the models that are shipped, else light ones.
         sealed: rows are sealed under patients' keys.
+        skewed: some clocks are half a minute ahead, so that leases are taken from those that use them.
         promotions: model versions that are promoted in the middle, one after the other.
     """
 
@@ -68,6 +69,7 @@ class Weather:
     log_error: float
     host_lost: float
     clock_step: float
+    skewed: bool
     torn_batch: float
     leave: float
     promotions: tuple[str, ...]
@@ -82,8 +84,8 @@ def draw_weather(rng: random.Random) -> Weather:
     steps = [first for first, _ in PAIRS]
     line_steps = [first for first, _ in LINE_PAIRS]
     return Weather(
-        n_workers=rng.choice((1, 1, 2, 2, 3)),
-        n_partitions=rng.choice((1, 2, 4)),
+        n_workers=rng.choice((1, 2, 2, 3)),
+        n_partitions=rng.choice((1, 2, 4, 4)),
         twins_per_actor=rng.choice((1, 2, 100)),
         shared_host=rng.random() < 0.5,
         built_in=rng.random() < 0.03,
@@ -96,12 +98,13 @@ def draw_weather(rng: random.Random) -> Weather:
         ),
         crash=rate(0.0, 0.0, 0.005, 0.02),
         pause=rate(0.0, 0.0, 0.01, 0.03),
-        switch=rate(0.0, 0.1, 0.5),
+        switch=rate(0.0, 0.1, 0.5, 0.5),
         lost_acknowledgement=rate(0.0, 0.0, 0.1),
         store_error=rate(0.0, 0.0, 0.02),
         log_error=rate(0.0, 0.0, 0.02),
         host_lost=rate(0.0, 0.0, 0.05),
-        clock_step=rate(0.0, 0.0, 0.01),
+        clock_step=rate(0.0, 0.0, 0.02),
+        skewed=rng.random() < 0.3,
         torn_batch=rate(0.0, 0.2),
         leave=rate(0.0, 0.0, 0.3),
         promotions=rng.choice(((), (), (), ("2",), ("2", "1"), ("2", "3"))),

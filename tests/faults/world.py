@@ -169,7 +169,8 @@ class World:
             self.note(f"its clock is off by {process.skew_s} s")
         if self._happens("pause", weather.pause):
             self.kinds["pause in transaction"] += step in IN_TRANSACTION
-            pause_s = self.rng.uniform(0.0, 4.0 * LEASE_S)
+            # Some wake up just when others have taken over what they held.
+            pause_s = self.rng.choice((self.rng.uniform(0.0, 4.0), 1.0 + 0.3 * self.rng.random())) * LEASE_S
             self.note(f"pauses for {pause_s:.1f} s after {step!r}")
             scheduler.turn(pause_s)
         elif weather.switch and self.rng.random() < weather.switch:
@@ -233,7 +234,7 @@ class World:
         self._n_lives += 1
         name = f"w{number}" if self.rng.random() < 0.3 else f"w{number}.{self._n_lives}"
         process = self.scheduler.spawn(name, self._work, after_s)
-        process.skew_s = self.rng.choice((0.0, 0.0, 0.3, -2.0))
+        process.skew_s = self.rng.choice((0.0, 0.0, 30.0) if self.weather.skewed else (0.0, 0.0, 0.3, -2.0))
 
     def _ended(self, process: Process) -> None:
         """Whoever ended is started again a while later, as by an orchestrator; its own actors went with it."""
