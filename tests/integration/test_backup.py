@@ -124,7 +124,8 @@ def test_every_row_of_every_table_comes_back(site: Site, empty: str, tmp_path: P
             assert {row["epoch"] for row in after} == {row["epoch"] + AHEAD for row in before}
             assert {row["worker"] for row in after} == {""}
         elif table.name == "twins":
-            assert after == [{**row, "version": row["version"] + AHEAD} for row in before] != []
+            raised = [{**row, "version": row["version"] + AHEAD} for row in before]
+            assert sorted(map(repr, after)) == sorted(map(repr, raised)) != []
         else:
             assert sorted(map(repr, after)) == sorted(map(repr, before))
     assert second.n_rows > 50
