@@ -137,9 +137,12 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="keep no figure")
     parser.add_argument("--only", choices=["worker", "node"])
     chosen = parser.parse_args()
+    # Whoever ends this ends the services too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    hosted = f"{N_HOSTED} twins, an actor each; another node stands by"
     cases = (
         ("worker", "failover/worker killed", worker_killed, BAR_WORKER_S, "leases of 10 s"),
-        ("node", "failover/ray node lost", node_lost, BAR_NODE_S, f"{N_HOSTED} twins, an actor each; another node stands by"),
+        ("node", "failover/ray node lost", node_lost, BAR_NODE_S, hosted),
     )
     with Services() as services:
         for short, name, measure, bar_s, note in cases:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -179,6 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sum", action="store_true", help="print the sums of the ledger")
     parser.add_argument("--ledger", type=Path, default=ledger.LEDGER, help="(%(default)s)")
     chosen = parser.parse_args(arguments)
+    # Whoever ends this ends the services too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if chosen.sum:
         ledger.print_sums(PAIRS, chosen.ledger)
         return
