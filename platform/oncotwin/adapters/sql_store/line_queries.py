@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, Select, and_, case, func, literal, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    LargeBinary,
+    Select,
+    Table,
+    and_,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 
 from oncotwin.adapters.sql_store import schema
-from oncotwin.adapters.sql_store.database import among
+from oncotwin.adapters.sql_store.database import among, is_postgres
 from oncotwin.domain.ids import TwinId
 
 
@@ -35,24 +50,19 @@ def lagging(model_version: str, champion: str | None) -> Select[Any]:
     )
 
 
-def presents(model_version: str) -> Select[Any]:
+def presents(connection: Connection, model_version: str) -> Select[Any]:
     """The latest snapshot of every twin in a line beside the twin's version; the state only where no digest is kept."""
     twins, table = schema.twins, schema.snapshots
-    inner = table.alias("newest")
-    newest = (
-        select(inner.c.time, inner.c.n_folded, inner.c.position)
-        .where(inner.c.twin_id == twins.c.twin_id, inner.c.model_version == model_version)
-        .order_by(inner.c.time.desc(), inner.c.n_folded.desc(), inner.c.position.desc())
-        .limit(1)
+    found, source = _newest_of_twins(
+        connection, table, ("time", "n_folded", "position"), lambda rows: rows.c.model_version == model_version
     )
-    key = tuple_(table.c.time, table.c.n_folded, table.c.position)
     return (
         select(
-            twins.c.twin_id, twins.c.version, table.c.time, table.c.n_folded, table.c.model_version, table.c.digest,
-            case((table.c.digest == "", table.c.state), else_=literal(b"", LargeBinary)).label("state"),
+            twins.c.twin_id, twins.c.version, found.c.time, found.c.n_folded, found.c.model_version, found.c.digest,
+            case((found.c.digest == "", found.c.state), else_=literal(b"", LargeBinary)).label("state"),
         )
-        .join(table, table.c.twin_id == twins.c.twin_id)
-        .where(folded_twins(), table.c.model_version == model_version, key == newest.scalar_subquery())
+        .select_from(source)
+        .where(folded_twins())
         .order_by(twins.c.twin_id)
     )
 
@@ -72,23 +82,35 @@ def line_estimates(connection: Connection, model_version: str, twin_ids: Sequenc
 
 def latest_estimates(connection: Connection, model_version: str, twin_ids: Sequence[TwinId]) -> Select[Any]:
     """The last estimate in force of each of these twins in a line."""
-    twins, table = schema.twins, schema.estimates
+    found, source = _newest_of_twins(
+        connection, schema.estimates, ("time", "position", "row"),
+        lambda rows: and_(rows.c.model_version == model_version, rows.c.superseded_at.is_(None)),
+    )
+    return select(*found.c).select_from(source).where(among(connection, schema.twins.c.twin_id, twin_ids))
+
+
+def _newest_of_twins(
+    connection: Connection, table: Table, order: Sequence[str], condition: Callable[[FromClause], ColumnElement[bool]]
+) -> tuple[FromClause, FromClause]:
+    """Of every twin the row that comes last: where its columns are found, and that joined with the twins.
+
+    Each database walks its index from the end, once a twin, if asked in its own way.
+    """
+    twins = schema.twins
+    if is_postgres(connection):
+        one = select(table).where(table.c.twin_id == twins.c.twin_id, condition(table))
+        newest = one.order_by(*(table.c[name].desc() for name in order)).limit(1).lateral("newest")
+        return newest, twins.join(newest, true())
     inner = table.alias("newest")
-    newest = (
-        select(inner.c.time, inner.c.position, inner.c.row)
-        .where(
-            inner.c.twin_id == twins.c.twin_id, inner.c.model_version == model_version,
-            inner.c.superseded_at.is_(None),
-        )
-        .order_by(inner.c.time.desc(), inner.c.position.desc(), inner.c.row.desc())
+    key = (
+        select(*(inner.c[name] for name in order))
+        .where(inner.c.twin_id == twins.c.twin_id, condition(inner))
+        .order_by(*(inner.c[name].desc() for name in order))
         .limit(1)
+        .scalar_subquery()
     )
-    key = tuple_(table.c.time, table.c.position, table.c.row)
-    return (
-        select(table)
-        .join(twins, table.c.twin_id == twins.c.twin_id)
-        .where(among(connection, twins.c.twin_id, twin_ids), key == newest.scalar_subquery())
-    )
+    here = and_(table.c.twin_id == twins.c.twin_id, tuple_(*(table.c[name] for name in order)) == key, condition(table))
+    return table, twins.join(table, here)
 
 
 def alerts_only_of(

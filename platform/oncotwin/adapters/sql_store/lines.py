@@ -213,7 +213,7 @@ class SqlLines(SqlReads):
         cause = f"model {chosen}"
         beliefs: list[Record] = []
         twins: list[TwinCommit] = []
-        found = connection.execute(presents(chosen).execution_options(yield_per=_STATES_AT_ONCE))
+        found = connection.execute(presents(connection, chosen).execution_options(yield_per=_STATES_AT_ONCE))
         for rows in found.partitions():
             some = [
                 TwinCommit(
