@@ -13,7 +13,7 @@ import argparse
 import multiprocessing
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,13 +22,15 @@ from multiprocessing.connection import Connection
 from statistics import median
 
 import numpy as np
+from tests.benchmarks.bench_late import FIRST, lesion
 from tests.benchmarks.record import record
-from tests.benchmarks.workload import START, Installation, installation, load_note, records
+from tests.benchmarks.workload import Installation, installation, load_note
 
 from oncotwin.adapters.garbage import collect_rarely
 from oncotwin.adapters.ray_cluster import connect, disconnect
 from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
+from oncotwin.ports.event_log import NewRecord
 from oncotwin.twin.fold import Binding
 from oncotwin.twin.recall import check, recall
 from oncotwin.twin.replay import components
@@ -41,6 +43,7 @@ TWINS_PER_ACTOR = 2_000
 N_VISITS = 16
 """Events of each patient before the first stretch."""
 N_PAIRS, VISITS_A_STRETCH = 8, 3
+DAYS_APART = 30
 READS_A_SECOND = 10.0
 BAR_P99_S, BAR_SLOWER = 0.2, 0.05
 
@@ -60,6 +63,17 @@ class Reads:
     busy_s: float
 
 
+def visits(first: int, n: int) -> Iterator[NewRecord]:
+    """Visit after visit of all patients."""
+    for number in range(first, first + n):
+        for i in range(N_TWINS):
+            yield lesion(_patient(i), f"{number:03d}", float(DAYS_APART * number))
+
+
+def _patient(number: int) -> str:
+    return f"north/p{number:06d}"
+
+
 def _reader(settings: Settings, first: datetime, channel: Connection) -> None:
     """Read while told to; answers with what it measured when told to stop."""
     collect_rarely()
@@ -74,8 +88,9 @@ def _reader(settings: Settings, first: datetime, channel: Connection) -> None:
         def ask() -> tuple[int, int]:
             last = datetime.now(UTC)
             known_at = first + rng.random() * (last - first)
-            as_of = START + timedelta(days=42 * N_VISITS * rng.random()) if rng.random() < 0.5 else None
-            found = recall(store, bind, f"north/p{rng.randrange(N_TWINS):06d}", as_of, known_at)
+            day = timedelta(days=DAYS_APART * N_VISITS * rng.random())
+            as_of = FIRST + day if rng.random() < 0.5 else None
+            found = recall(store, bind, _patient(rng.randrange(N_TWINS)), as_of, known_at)
             components(found.binding, found.belief.state)
             checked = None if as_of is not None else check(store, found)
             return int(checked is not None), int(checked is not None and not checked.equal)
@@ -102,7 +117,7 @@ def _read(ask: Callable[[], tuple[int, int]], channel: Connection) -> Reads:
 
 def _rate(worker: Worker, site: Installation, first_visit: int) -> float:
     """Events a second over one stretch, which lies in the log before it begins."""
-    n = site.fill(records(N_TWINS, VISITS_A_STRETCH, first_visit=first_visit))
+    n = site.fill(visits(first_visit, VISITS_A_STRETCH))
     begun = time.perf_counter()
     tally = worker.run(Bounds(events=n, seconds=1e6, commit_events=1_000, poll_seconds=5.0))
     seconds = time.perf_counter() - begun
@@ -115,7 +130,7 @@ def measure(site: Installation) -> tuple[list[float], list[float], list[Reads]]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     first = datetime.now(UTC)
-    site.fill(records(N_TWINS, N_VISITS))
+    site.fill(visits(0, N_VISITS))
     with closing(site.ray_host(TWINS_PER_ACTOR)) as host:
         worker = site.worker(host)
         worker.run(Bounds(events=N_TWINS * N_VISITS, seconds=1e6, commit_events=1_000, poll_seconds=5.0))
@@ -123,6 +138,7 @@ def measure(site: Installation) -> tuple[list[float], list[float], list[Reads]]:
         settled = datetime.now(UTC)
         reader = context.Process(target=_reader, args=(site.settings, first + (settled - first) / 2, there))
         reader.start()
+        there.close()  # so that a reader that fails is noticed
         assert here.recv() == "ready"
         alone: list[float] = []
         beside: list[float] = []
