@@ -47,7 +47,10 @@ def worker_killed(run: Run, turn: int) -> Wait:
     # A step that is not passed so often (a partition too few, another who did the work) is met at its next pass.
     yield from run.wait_for(lambda: victim.hit or not victim.alive or (run.is_idle() and victim.ready), 40.0)
     if not victim.hit:
-        stop(victim.pid, signal.SIGTERM)
+        # The next one is to be alone: where others stand by, a lone partition might be theirs.
+        for worker in run.workers:
+            worker.replaced = True
+            stop(worker.pid, signal.SIGTERM)
         second = run.start(at=(step, 1))
         yield from run.wait_for(lambda: second.ready or not second.alive)
         run.send_more(8)
