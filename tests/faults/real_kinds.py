@@ -128,9 +128,10 @@ def disk_full(run: Run, turn: int) -> Wait:
     yield from _some_commits(run)
     for _ in range(run.rng.randint(1, 3)):
         filler = place / "filler"
-        _fill(filler, run.rng.choice((0, 0, 4096, 16_384, 65_536)))
         n = _n_errors(run)
-        yield from run.wait_for(lambda n=n: _n_errors(run) > n, 2.0)
+        run.send_more(3)
+        _fill(filler, run.rng.choice((0, 0, 4096, 16_384, 65_536)))
+        yield from run.wait_for(lambda n=n: _n_errors(run) > n, 10.0)
         run.fired = run.fired or "full" * (_n_errors(run) > n)
         filler.unlink()
         yield from run.pause(run.rng.uniform(0.0, 0.5))
@@ -140,7 +141,8 @@ def _files_bounded(run: Run) -> Wait:
     """Where nothing can be mounted: no file of the worker may grow any more."""
     grown = max((p.stat().st_size for p in Path(run.settings.home).rglob("*") if p.is_file()), default=4096)
     victim = run.start(file_bytes=grown + run.rng.randrange(1, 200_000))
-    yield from run.wait_for(lambda: victim.errors or not victim.alive, 5.0)
+    run.send_more(12)
+    yield from run.wait_for(lambda: victim.errors or not victim.alive, 20.0)
     run.fired = "bounded" * bool(victim.errors or not victim.alive)
     if victim.alive:
         resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -206,8 +208,8 @@ def actor_killed(run: Run, turn: int) -> Wait:
     for _ in range(run.rng.randint(1, 2)):
         pids = run.services.ray.pids()
         if pids:
+            run.fire("actor")
             stop(run.rng.choice(sorted(pids.values())), signal.SIGKILL)
-            run.fired = "actor"
         yield from run.pause(run.rng.uniform(0.0, 1.0))
 
 
@@ -216,15 +218,20 @@ def node_killed(run: Run, turn: int) -> Wait:
     run.start()
     yield from run.wait_for(lambda: run.n_commits >= 1, 60.0)
     pids = run.services.ray.pids()
-    if any(run.services.ray.kill_node_of(pid) for pid in sorted(pids.values())):
-        run.fired = "node"
+    if pids:
+        run.fire("node")
+    killed = any(run.services.ray.kill_node_of(pid) for pid in sorted(pids.values()))
+    if not killed:
+        run.fired = ""
     yield from run.wait_for(run.is_idle, 90.0)
-    run.services.ray.add_node()
+    if killed:
+        run.services.ray.add_node()
 
 
 def _some_commits(run: Run) -> Wait:
     n = run.rng.randint(0, 4)
-    yield from run.wait_for(lambda: run.n_commits >= n and any(worker.ready for worker in run.workers), 60.0)
+    yield from run.wait_for(lambda: any(worker.ready for worker in run.workers), 60.0)
+    yield from run.wait_for(lambda: run.n_commits >= n or run.is_idle())
     yield from run.pause(run.rng.uniform(0.0, 0.15))
 
 

@@ -131,9 +131,10 @@ class Run:
         return self._store
 
     def fire(self, what: str) -> None:
-        """Say that the fault comes now; where everything is done already it comes too late."""
-        if not self.is_idle():
-            self.fired = what
+        """Say that the fault comes now; where everything is done already, there is more to do first."""
+        if self.is_idle():
+            self.send_more(6)
+        self.fired = what
 
     def send(self, batch: Sequence[NewRecord]) -> None:
         """Have the producer append these after all that it was given before."""
