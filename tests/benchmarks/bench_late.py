@@ -72,11 +72,10 @@ def _record(kind: str, patient: str, name: str, day: float, data: dict[str, obje
 MEASURED = {"lesion": lesion, "psa": psa}
 
 
-def monthly(kind: str) -> Iterator[NewRecord]:
+def monthly(kind: str) -> Iterator[list[NewRecord]]:
     """Month after month of all patients."""
     for month in range(N_MONTHS):
-        for i in range(N_TWINS):
-            yield MEASURED[kind](f"north/p{i:02d}", f"{month:03d}", MONTH * month)
+        yield [MEASURED[kind](f"north/p{i:02d}", f"{month:03d}", MONTH * month) for i in range(N_TWINS)]
 
 
 def late_event(kind: str, patient: str, months: int) -> Accepted:
@@ -152,9 +151,15 @@ def measure(site: Installation, kind: str) -> list[Cost]:
     return found
 
 
-def commit_events(built: str) -> int:
-    """Most events of one commit: one of each patient, or all there are."""
-    return N_TWINS if built == "one by one" else N_TWINS * N_MONTHS
+def build(site: Installation, kind: str, built: str) -> None:
+    """Commit the journals, with one event of each patient in a commit, or all in one."""
+    worker = site.worker(site.local_host(), threaded=False)
+    n_accepted = 0
+    for records in monthly(kind) if built == "one by one" else [[one for month in monthly(kind) for one in month]]:
+        n = site.fill(records)
+        n_accepted += worker.run(Bounds(events=n, seconds=1e6, commit_events=n)).n_accepted
+    worker.release()
+    assert n_accepted == N_TWINS * N_MONTHS
 
 
 def draw(path: Path, found: dict[str, list[Cost]]) -> None:
@@ -187,11 +192,7 @@ def main() -> None:
         for kind in MEASURED:
             for built in ("one by one", "at once"):
                 with installation(place) as site:
-                    site.fill(monthly(kind))
-                    worker = site.worker(site.local_host(), threaded=False)
-                    tally = worker.run(Bounds(events=10**6, seconds=1e6, commit_events=commit_events(built)))
-                    worker.release()
-                    assert tally.n_accepted == N_TWINS * N_MONTHS
+                    build(site, kind, built)
                     n_snapshots = site.store.counts()["snapshots"] / N_TWINS
                     costs = measure(site, kind)
                 store = "SQLite" if place == "embedded" else "PostgreSQL"
