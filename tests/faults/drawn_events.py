@@ -77,13 +77,17 @@ def consents(draw: st.DrawFn) -> Drawn:
     return "event", draw(PATIENT), "ris", draw(NUMBER), content, "final", None
 
 
+NAMES = st.tuples(PATIENT, st.sampled_from("ec"), st.integers(0, 4))
+"""Of something that may come."""
+
+
 @st.composite
 def corrections(draw: st.DrawFn) -> Drawn:
     """A correction: of something that was sent, or of a name that may come."""
     action = draw(st.sampled_from(("replace", "replace", "retract", "retract", "wrong_patient", "wrong_patient")))
     return (
         "correction", draw(st.integers(0, 40)), draw(st.booleans()), draw(NUMBER), action, draw(contents()),
-        draw(PATIENT), draw(LATER), draw(st.integers(0, 3)),
+        draw(PATIENT), draw(LATER), draw(st.none() | st.none() | NAMES),
     )
 
 
@@ -116,9 +120,10 @@ class Scribe:
     def _correction(self, drawn: Drawn, sent: list[Event], model: PlainModel) -> Event | None:
         """A correction under the patient who has the event now, or under whom it was sent."""
         target, by_holder, number, action, content, right, later, early = drawn
-        if early == 0 or not sent:
-            patient = PATIENTS[target % len(PATIENTS)]
-            source, event_id = f"urn:oncotwin:{patient[:2]}:ris", f"{'ec'[target % 2]}-{patient[3:]}-{target % 5}"
+        if early is not None or not sent:
+            which, letter, of = early or (right, "e", 0)
+            patient = PATIENTS[which]
+            source, event_id = f"urn:oncotwin:{patient[:2]}:ris", f"{letter}-{patient[3:]}-{of}"
         else:
             wrong = sent[target % len(sent)]
             source, event_id = key_of(wrong)
