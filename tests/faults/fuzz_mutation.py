@@ -104,7 +104,7 @@ def _change(content: dict[str, Any], rng: random.Random) -> None:
             holder[key] = json.loads(json.dumps(source[name])) if name in _keys(source) else None
         case 2 if isinstance(holder, dict):
             holder[rng.choice(("id", "extra", "é", "", key + "x"))] = holder[key]
-        case 3 if isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
+        case 3 if type(holder[key]) in (int, float) and abs(holder[key]) < 1e300:
             holder[key] = rng.choice((-holder[key], holder[key] * 1e6, holder[key] + 1, holder[key] / 3))
         case _:
             holder[key] = json.loads(json.dumps(rng.choice(ODD)))
