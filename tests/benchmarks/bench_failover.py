@@ -1,7 +1,7 @@
 """How long nobody serves: a worker is killed while another stands by; a Ray node is lost with the twins that it hosts.
 
 Real parts (Kafka, PostgreSQL, worker processes, Ray), and the settings as they are by default, leases of ten seconds
-among them. Events of every patient come all the time. A worker's partitions are served again when an event that was
+among them; Ray's head as docs/operations.md advises. Events of every patient come all the time. A worker's partitions are served again when an event that was
 sent after the kill is committed of each of them; a node's twins, when an event of each that was sent after the loss is.
 """
 
@@ -139,7 +139,7 @@ def main() -> None:
     chosen = parser.parse_args()
     # Whoever ends this ends the services too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    hosted = f"{N_HOSTED} twins, an actor each; another node stands by"
+    hosted = f"{N_HOSTED} twins, an actor each, two cores for them to start on; Ray checks its nodes every second"
     cases = (
         ("worker", "failover/worker killed", worker_killed, BAR_WORKER_S, "leases of 10 s"),
         ("node", "failover/ray node lost", node_lost, BAR_NODE_S, hosted),
