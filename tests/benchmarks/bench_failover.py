@@ -1,8 +1,9 @@
 """How long nobody serves: a worker is killed while another stands by; a Ray node is lost with the twins that it hosts.
 
 Real parts (Kafka, PostgreSQL, worker processes, Ray), and the settings as they are by default, leases of ten seconds
-among them; Ray's head as docs/operations.md advises. Events of every patient come all the time. A worker's partitions are served again when an event that was
-sent after the kill is committed of each of them; a node's twins, when an event of each that was sent after the loss is.
+among them; Ray's head as docs/operations.md advises. Events of every patient come all the time. A worker's partitions
+are served again when an event of each that was sent after the kill is committed; a node's twins, when one of each is
+that was sent after the loss.
 """
 
 from __future__ import annotations

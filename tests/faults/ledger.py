@@ -16,6 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LEDGER = ROOT / "var" / "faults-ledger.jsonl"
+WHAT_RUNS = ("platform", "flows", "services", "tests/faults", "requirements.lock")
+"""A commit of documents, figures or other tests alone does not begin a new sum."""
 
 Pair = tuple[str, str]
 
@@ -31,9 +33,9 @@ class Sum:
 
 
 def commit() -> str:
-    """The commit of this checkout, with a mark where what runs is not what was committed."""
-    name = _git("rev-parse", "--short=12", "HEAD") or "unknown"
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "platform", "flows", "services")
+    """The last commit that touched what runs, with a mark where that is not what was committed."""
+    name = _git("log", "-1", "--format=%h", "--abbrev=12", "--", *WHAT_RUNS) or "unknown"
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *WHAT_RUNS)
     return f"{name}+changes" if changed else name
 
 

@@ -124,6 +124,7 @@ def _draw_amendments(drawing: _Drawing, patient: str, patients: Sequence[str]) -
     """Corrections of events, of corrections, of what was moved away, and of what never came."""
     rng = drawing.rng
     others = [p for p in patients if p != patient and p.partition("/")[0] == patient.partition("/")[0]]
+    poisoned = {one.patient for one in drawing.sent if one.key[1].startswith(POISON)}
     for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
         own = [
             one
@@ -137,7 +138,9 @@ def _draw_amendments(drawing: _Drawing, patient: str, patients: Sequence[str]) -
         source, event_id = target.key
         if rng.random() < 0.05:
             event_id = drawing.name("never-came-")
-        action = rng.choice(("replace", "retract", *(("wrong_patient",) * 2 if others else ())))
+        # Consent that is moved to a patient with poison would hide it, as consent of that patient's own would.
+        rights = [p for p in others if not (b"consent.changed" in target.line and p in poisoned)]
+        action = rng.choice(("replace", "retract", *(("wrong_patient",) * 2 if rights else ())))
         more: dict[str, Any] = {"patient": patient}
         moves_to = ""
         if action == "replace":
@@ -145,7 +148,7 @@ def _draw_amendments(drawing: _Drawing, patient: str, patients: Sequence[str]) -
             data = {"lesion": "L1", "kind": "longest_diameter", "value": rng.randint(3, 90), "unit": "mm"}
             more["replacement"] = {"type": "org.oncotwin.lesion.measured.v1", "time": time, "data": data}
         elif action == "wrong_patient":
-            moves_to = more["right_patient"] = rng.choice(others)
+            moves_to = more["right_patient"] = rng.choice(rights)
         line = correction(drawing.name("x"), day, event_id, action, source=source, **more)
         drawing.add(line, day, is_correction=True, moves_to=moves_to)
 

@@ -13,8 +13,6 @@ from tests.faults.simulation import Tally, report, simulate
 from oncotwin.testing.postgres_server import PostgresServer
 
 N_SEEDS = 500
-OPEN = frozenset({489})
-"""Seeds that still fail, each named in docs/faults.md with what is wrong; to be mended, not to be added to."""
 
 
 @pytest.fixture
@@ -28,10 +26,10 @@ def databases() -> Iterator[Databases]:
 def test_every_seed_ends_where_an_undisturbed_run_ends(postgres_server: PostgresServer) -> None:
     with ExitStack() as stack:
         urls = [stack.enter_context(postgres_server.database()) for _ in range(n_jobs())]
-        tally = run_many([seed for seed in range(1, N_SEEDS + 1) if seed not in OPEN], n_jobs(), urls)
+        tally = run_many(range(1, N_SEEDS + 1), n_jobs(), urls)
     report(tally, 1.0)
     assert tally.failures == []
-    assert tally.n == N_SEEDS - len(OPEN)
+    assert tally.n == N_SEEDS
     assert tally.missed == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -91,7 +92,7 @@ class Site:
                 log, store, CarefulHost(host, SystemClock()), SystemClock(),
                 WorkerSettings("w", "log", LITERATURE, 1e6, timedelta(minutes=5), threaded=threaded),
             )
-            tally = worker.run(Bounds(seconds=240.0, commit_events=commit_events, poll_seconds=0.05))
+            tally = worker.run(Bounds(seconds=600.0, commit_events=commit_events, poll_seconds=0.05))
             worker.release()
             return tally
 
@@ -130,8 +131,8 @@ def cluster() -> Iterator[None]:
     disconnect()
 
 
-def killing(factory: ShardFactory) -> Callable[[str], TwinShard]:
-    """Shards that end their own process when they are given the poison, as a fault in a kernel would."""
+def killing(factory: ShardFactory, act: Callable[[], object]) -> Callable[[str], TwinShard]:
+    """Shards that do something when they are given the poison, as a fault in a kernel would."""
 
     def make_shard(version: str) -> TwinShard:
         shard = factory(version)
@@ -139,7 +140,7 @@ def killing(factory: ShardFactory) -> Callable[[str], TwinShard]:
 
         def fold_or_die(deliveries: Sequence[Delivery]) -> list[Folded]:
             if any(event.header.event_id == POISON for delivery in deliveries for event in delivery.events):
-                os.kill(os.getpid(), signal.SIGKILL)
+                act()
             return fold(deliveries)
 
         shard.fold = fold_or_die  # type: ignore[method-assign]
@@ -149,10 +150,24 @@ def killing(factory: ShardFactory) -> Callable[[str], TwinShard]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("twins_per_actor", [1, 4])
-def test_an_actor_that_is_killed_by_an_event(cluster: None, twins_per_actor: int, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("act", "patience_s", "twins_per_actor"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), 120.0, 1),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), 120.0, 4),
+        (lambda: time.sleep(1e6), 5.0, 4),
+    ],
+    ids=["killed, an actor a patient", "killed", "hangs"],
+)
+def test_an_actor_that_an_event_costs(
+    act: Callable[[], object], patience_s: float, twins_per_actor: int, cluster: None, tmp_path: Path
+) -> None:
     site = Site(tmp_path / "site")
-    host = RayHost(killing(site.factory), LITERATURE, twins_per_actor=twins_per_actor, idle_actor_s=1e6)
+    host = RayHost(
+        killing(site.factory, act), LITERATURE, twins_per_actor=twins_per_actor, idle_actor_s=1e6,
+        fold_timeout_s=patience_s,
+    )
     try:
         tally = site.work(host, cohort(), 8)
     finally:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from oncotwin.adapters.garbage import collect_rarely
@@ -34,6 +34,11 @@ from oncotwin.ports.twin_rows import AlertRow, EstimateRow, SnapshotRow
 from oncotwin.twin.shard import TwinShard
 
 NAMESPACE = "oncotwin"
+
+_START_S = 300.0
+"""How long a process may take to begin; on a machine that was too busy by far it took a minute."""
+_MORE_S = 0.5
+"""Added to an actor's patience for each delivery: under a new model version each is its whole journal folded again."""
 
 ShardFactory = Callable[[str], TwinShard]
 """Builds a shard in the actor's own process, from the model version to follow."""
@@ -121,25 +126,39 @@ class _Ticket:
 
     Attributes:
         parts: name of the actor, places of its deliveries, reference to its answer; n: deliveries.
-        lost: told the name of an actor that did not answer.
+        starting: references to a sign of life of the actors that may not have begun yet, by name.
+        lost: told the name of an actor that did not answer, and whether it may still be at it.
+        patience_s: longest wait for an actor once it has begun; `_MORE_S` more for each delivery.
     """
 
     parts: list[tuple[str, list[int], Any]]
+    starting: dict[str, Any]
     n: int
-    lost: Callable[[str], None]
+    lost: Callable[[str, bool], None]
+    patience_s: float
 
     def result(self) -> list[Folded]:
         """Wait for all actors.
 
         Raises:
-            HostLostError: an actor died.
+            HostLostError: an actor died, or hangs.
         """
         found: list[Folded | None] = [None] * self.n
         for name, places, reference in self.parts:
+            patience_s = self.patience_s + _MORE_S * len(places)
             try:
-                answers: list[Folded] = pickle.loads(ray.get(reference))
+                if (begun := self.starting.get(name)) is not None:
+                    ray.get(begun, timeout=_START_S)
+                    self.starting.pop(name, None)
+                answers: list[Folded] = pickle.loads(ray.get(reference, timeout=patience_s))
+            except GetTimeoutError as error:
+                self.lost(name, True)
+                raise HostLostError(
+                    f"a twin actor did not begin in {_START_S:.0f} s, or did not answer in {patience_s:.0f} s, and was "
+                    "ended; nothing of its batch was committed, the worker delivers it again"
+                ) from error
             except RayError as error:
-                self.lost(name)
+                self.lost(name, False)
                 raise HostLostError(
                     f"a twin actor was lost ({type(error).__name__}); nothing of its batch was committed, "
                     "the worker delivers it again"
@@ -155,6 +174,7 @@ class RayHost:
     def __init__(
         self, make_shard: ShardFactory, version: str, *, twins_per_actor: int, idle_actor_s: float,
         clock: Callable[[], float] = time.monotonic, make_factory: Callable[[str], ShardFactory] | None = None,
+        fold_timeout_s: float = 120.0,
     ) -> None:
         self._make_shard = make_shard
         self._make_factory = make_factory
@@ -164,9 +184,11 @@ class RayHost:
         self._k = twins_per_actor
         self._idle_s = idle_actor_s
         self._clock = clock
+        self._patience_s = fold_timeout_s
         self._actors: dict[str, Any] = {}
         self._used: dict[str, float] = {}
         self._of_twin: dict[TwinId, str] = {}
+        self._starting: dict[str, Any] = {}
         self._remote = ray.remote(TwinActor)
 
     def actor_name(self, twin_id: TwinId, ordinal: int) -> str:
@@ -177,7 +199,7 @@ class RayHost:
         return f"twins {first}-{first + self._k - 1}"
 
     def _actor(self, name: str) -> Any:
-        actor = self._actors.get(name)
+        actor: Any = self._actors.get(name)
         if actor is None:
             # A sliver of a processor: an actor waits for events most of its life.
             actor = self._remote.options(
@@ -185,6 +207,7 @@ class RayHost:
                 max_task_retries=0,
             ).remote(self._make_shard, self._version, name if self._k > 1 else "patient")
             self._actors[name] = actor
+            self._starting[name] = actor.pid.remote()
         self._used[name] = self._clock()
         return actor
 
@@ -205,11 +228,15 @@ class RayHost:
                 self._told[name] = self._version
             parts.append((name, at, actor.fold.remote(self._version, packed)))
         self._sleep_idle()
-        return _Ticket(parts, len(deliveries), self._lost)
+        return _Ticket(parts, self._starting, len(deliveries), self._lost, self._patience_s)
 
-    def _lost(self, name: str) -> None:
+    def _lost(self, name: str, hangs: bool) -> None:
         """Look an actor up again before its next use: it restarts, or another worker put it to sleep for good."""
-        self._actors.pop(name, None)
+        actor = self._actors.pop(name, None)
+        self._starting.pop(name, None)
+        if hangs and actor is not None:
+            # Ray starts it again, as it does after a death.
+            ray.kill(actor, no_restart=False)
         self._used.pop(name, None)
         if self._told is not None:
             self._told.pop(name, None)
@@ -237,6 +264,7 @@ class RayHost:
         now = self._clock()
         for name in [name for name, used in self._used.items() if now - used > self._idle_s]:
             ray.kill(self._actors.pop(name))
+            self._starting.pop(name, None)
             del self._used[name]
 
     @property

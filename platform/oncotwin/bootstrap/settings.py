@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     """1 gives one named Ray actor for each patient; 64 to 1,000 give density."""
     idle_actor_s: float = Field(default=900.0, gt=0)
     """An actor that was not used for this long is put to sleep; its twins wake from the store."""
+    fold_timeout_s: float = Field(default=120.0, gt=0)
+    """How long an actor may take for one call, beside half a second for each twin in it; one that hangs is ended."""
     mlflow: str = ""
     """MLflow tracking URI; by default SQLite under ``home``."""
     arrays: list[str] = Field(default_factory=list)

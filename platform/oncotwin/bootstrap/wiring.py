@@ -262,6 +262,7 @@ def open_host(settings: Settings, version: str) -> TwinHost:
     connect(settings.ray, settings.ray_cpus)
     return RayHost(
         factory, factory.version, twins_per_actor=settings.twins_per_actor, idle_actor_s=settings.idle_actor_s,
+        fold_timeout_s=settings.fold_timeout_s,
         make_factory=lambda other: shard_factory(settings, other),
     )
 

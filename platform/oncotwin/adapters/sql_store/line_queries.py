@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -86,6 +87,19 @@ def latest_estimates(connection: Connection, model_version: str, twin_ids: Seque
         connection, schema.estimates, ("time", "position", "row"),
         lambda rows: and_(rows.c.model_version == model_version, rows.c.superseded_at.is_(None)),
     )
+    return select(*found.c).select_from(source).where(among(connection, schema.twins.c.twin_id, twin_ids))
+
+
+def latest_snapshots(
+    connection: Connection, model_version: str, twin_ids: Sequence[TwinId], before: datetime | None
+) -> Select[Any]:
+    """The latest snapshot in force of each of these twins in a line, strictly before a clinical time."""
+
+    def in_force(rows: FromClause) -> ColumnElement[bool]:
+        condition = and_(rows.c.model_version == model_version, rows.c.superseded_at.is_(None))
+        return condition if before is None else and_(condition, rows.c.time < schema.to_us(before))
+
+    found, source = _newest_of_twins(connection, schema.snapshots, ("time", "n_folded", "position"), in_force)
     return select(*found.c).select_from(source).where(among(connection, schema.twins.c.twin_id, twin_ids))
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Select, Table, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Table, and_, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from oncotwin.adapters.sealing import Sealer
-from oncotwin.adapters.sql_store import records, schema, statements
+from oncotwin.adapters.sql_store import line_queries, records, schema, statements
 from oncotwin.adapters.sql_store.commit import champion_of
 from oncotwin.adapters.sql_store.database import among
 from oncotwin.adapters.sql_store.migrate import schema_version
@@ -161,7 +160,7 @@ class SqlReads:
                 values = {"twin_id": twin_ids[0], "line": line, "before": moment}
                 found = connection.execute(statements.NEWEST_SNAPSHOT, values).all()
             else:
-                found = connection.execute(_newest_snapshots(connection, twin_ids, before, line)).all()
+                found = connection.execute(line_queries.latest_snapshots(connection, line, twin_ids, before)).all()
         rows = map(records.snapshot_row, found)
         return {row.twin_id: row for row in self._rows.opened(rows, self._rows.open_snapshot, _twin)}
 
@@ -293,29 +292,6 @@ class SqlReads:
         """Release connections, those of the keys too."""
         self._engine.dispose()
         self._sealer.close()
-
-
-def _newest_snapshots(
-    connection: Connection, twin_ids: Sequence[TwinId], before: datetime | None, line: str
-) -> Select[Any]:
-    """The latest snapshot of each of many twins."""
-    table = schema.snapshots
-    inner = table.alias("newest")
-    newest = select(inner.c.time, inner.c.n_folded, inner.c.position).where(
-        inner.c.twin_id == schema.twins.c.twin_id, inner.c.superseded_at.is_(None), inner.c.model_version == line
-    )
-    if before is not None:
-        newest = newest.where(inner.c.time < schema.to_us(before))
-    newest = newest.order_by(inner.c.time.desc(), inner.c.n_folded.desc(), inner.c.position.desc()).limit(1)
-    key = tuple_(table.c.time, table.c.n_folded, table.c.position)
-    return (
-        select(table)
-        .join(schema.twins, schema.twins.c.twin_id == table.c.twin_id)
-        .where(
-            among(connection, schema.twins.c.twin_id, twin_ids), key == newest.scalar_subquery(),
-            table.c.model_version == line,
-        )
-    )
 
 
 def _twin(row: JournalEntry | SnapshotRow | EstimateRow | AlertRow | BeliefRow) -> TwinId:
