@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.faults.poison import poisoned_kernel
 
 from oncotwin.adapters.event_log import open_event_log
 from oncotwin.adapters.local_host import LocalHost
@@ -24,7 +25,7 @@ from oncotwin.domain.bundle import ModelBundle
 from oncotwin.domain.errors import HostLostError
 from oncotwin.ports.event_log import NewRecord
 from oncotwin.ports.twin_host import Delivery, Folded, FoldTicket, TwinHost
-from oncotwin.testing.patients import accepted, diameter
+from oncotwin.testing.patients import accepted, correction, diameter
 from oncotwin.twin.shard import TwinShard
 from oncotwin_flows.careful import CarefulHost
 from oncotwin_flows.groups import Bounds, Tally
@@ -173,3 +174,20 @@ def test_an_actor_that_an_event_costs(
     finally:
         host.close()
     assert_as_without_poison(site, tally, Site(tmp_path / "other"))
+
+
+def test_poison_that_a_correction_brings_back_costs_the_correction(tmp_path: Path) -> None:
+    site, other = Site(tmp_path / "site"), Site(tmp_path / "other")
+    good = [diameter("m1", 0.0, 20.0), diameter("m2", 90.0, 25.0)]
+    hidden = [correction("retracted", 50.0, POISON, "retract"), diameter(POISON, 40.0, 21.0)]
+    back = correction("back", 60.0, "retracted", "retract")
+    with poisoned_kernel():
+        host = LocalHost(site.factory(LITERATURE))
+        # What is not in force is not folded: nobody can know yet that it is poison.
+        assert site.work(host, [good[0], *hidden], 10).n_rejected == 0
+        assert site.work(host, [back, good[1]], 10).n_rejected == 1
+        other.work(LocalHost(other.factory(LITERATURE)), [*good, *hidden], 10)
+    assert site.digests() == other.digests()
+    with closing(open_twin_store(site.settings.store_url)) as store:
+        [letter] = store.dead_letters()
+        assert (letter.reason_code, letter.event_id) == ("fold_failed", "back")

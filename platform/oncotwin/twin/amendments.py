@@ -135,6 +135,15 @@ def settle(accepted: Iterable[Accepted], *, whole: bool = True) -> tuple[list[Ac
     return list(effective.values()), moves
 
 
+def waiting(accepted: Iterable[Accepted]) -> list[Correction]:
+    """Corrections that stand in a whole journal and whose event has not come to it, in the order of their recording."""
+    accepted = list(accepted)
+    there = {event.header.key for event in accepted} | {event.key for event in accepted if isinstance(event, Arrival)}
+    standing = standing_corrections(accepted)
+    found = [correction for key, corrections in standing.items() if key not in there for correction in corrections[:1]]
+    return sorted(found, key=standing_of)
+
+
 def _replaced(earlier: Iterable[Correction]) -> Correction | None:
     """The correction that had replaced the content of an event before it was moved."""
     for correction in earlier:

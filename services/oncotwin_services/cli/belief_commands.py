@@ -16,9 +16,10 @@ from oncotwin.domain.ids import split_twin_id
 from oncotwin.domain.units import OBSERVABLES
 from oncotwin.ports.line_store import LineStore
 from oncotwin.ports.twin_rows import AlertRow
+from oncotwin.twin.amendments import standing_of, waiting
 from oncotwin.twin.expectation import live_forecasts
 from oncotwin.twin.recall import Check, Recollection, check, recall
-from oncotwin.twin.replay import components
+from oncotwin.twin.replay import components, read_journal
 from oncotwin.twin.timeline import days, moment
 from oncotwin_services.cli.options import MOMENT, command_options
 from oncotwin_services.cli.output import emit_json, emit_table, stderr
@@ -104,6 +105,13 @@ def _as_dict(found: Recollection, checked: Check, alerts: Sequence[AlertRow]) ->
             }
             for entry in found.entries
         ],
+        "waiting": [
+            {
+                "recorded": standing_of(one)[0], "source": one.header.source, "id": one.header.event_id,
+                "action": one.action, "supersedes": "/".join(one.supersedes),
+            }
+            for one in waiting(read_journal(found.entries))
+        ],
     }
 
 
@@ -128,6 +136,11 @@ def _show(found: Recollection, result: dict[str, Any]) -> None:
         emit_table(
             "alerts that stood", ("time", "severity", "what was seen", "measure next"),
             [(a["time"], a["severity"], a["message"], a["recommended"]) for a in result["alerts"]],
+        )
+    if result["waiting"]:
+        emit_table(
+            "corrections that wait for their event", ("recorded", "source", "id", "action", "of"),
+            [tuple(one.values()) for one in result["waiting"]],
         )
     if found.known_at is not None:
         emit_table(

@@ -10,7 +10,7 @@ import pytest
 
 from oncotwin.domain.amendment import Accepted
 from oncotwin.testing.patients import accepted, consent, correction, diameter
-from oncotwin.twin.amendments import moved, settle
+from oncotwin.twin.amendments import moved, settle, waiting
 from oncotwin.twin.journal import in_force, may_be_learnt_from, needs_guard, rewind_time
 
 
@@ -39,6 +39,19 @@ def test_a_correction_waits_for_its_event() -> None:
     early = correction("a", 10, "m", "replace", replacement=replacement(0, 30))
     assert ids(early) == [] and needs_guard(accepted([early]))
     assert ids(early, diameter("m", 0, 20)) == [("m", 30)]
+
+
+def test_corrections_that_wait_are_listed() -> None:
+    early, later = (correction(name, day, "m", "retract") for name, day in (("a", 10), ("b", 11)))
+    taken_back = correction("c", 12, "b", "retract")
+
+    def names(*lines: bytes) -> list[str]:
+        return [one.header.event_id for one in waiting(accepted(lines))]
+
+    assert names(early) == ["a"] and names(early, diameter("m", 0, 20)) == []
+    assert names(later, early) == ["b"], "of several the one that would count"
+    assert names(later, early, taken_back) == ["a"]
+    assert names(taken_back) == ["c"]
 
 
 @pytest.mark.parametrize(("n", "left"), [(1, 0), (2, 1), (3, 0), (4, 1), (5, 0)])
