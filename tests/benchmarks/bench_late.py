@@ -40,7 +40,7 @@ N_MONTHS = 120
 N_TWINS = 20
 LATENESS = (1, 2, 3, 6, 12, 24, 48, 84, 119)
 """Months by which the event is late."""
-ROUNDS = 10
+ROUNDS = 6
 BAR_SHARE, BAR_SNAPSHOTS = 0.25, 20
 
 

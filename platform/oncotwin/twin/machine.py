@@ -13,7 +13,7 @@ from datetime import datetime
 from oncotwin.domain.amendment import Accepted, Arrival, Consent, Correction
 from oncotwin.twin.fold import Binding, Effects, advance
 from oncotwin.twin.journal import fold_key, in_force, needs_guard, report_name, rewind_time
-from oncotwin.twin.snapshots import next_kept
+from oncotwin.twin.snapshots import kept_within
 from oncotwin.twin.state import TwinState
 from oncotwin.twin.timeline import Item, moment
 
@@ -119,7 +119,7 @@ def late_task(
 def perform(binding: Binding, tasks: Sequence[Task]) -> list[Outcome]:
     """Fold every task's items; rounds end where a snapshot is due, so all twins of a round share one kernel call."""
     states = [task.state for task in tasks]
-    heads = [task.state.n_folded + len(task.items) for task in tasks]
+    stops = [kept_within(task.state.n_folded, task.state.n_folded + len(task.items)) for task in tasks]
     kept: list[list[TwinState]] = [[] for _ in tasks]
     estimates: list[list[Effects]] = [[] for _ in tasks]
     position = [0] * len(tasks)
@@ -127,7 +127,7 @@ def perform(binding: Binding, tasks: Sequence[Task]) -> list[Outcome]:
         turn, batches = [], []
         for i, task in enumerate(tasks):
             if position[i] < len(task.items):
-                room = next_kept(states[i].n_folded, heads[i]) - states[i].n_folded
+                room = stops[i][len(kept[i])] - states[i].n_folded
                 batches.append(task.items[position[i] : position[i] + room])
                 position[i] += len(batches[-1])
                 turn.append(i)

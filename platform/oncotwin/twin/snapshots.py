@@ -9,9 +9,9 @@ the trade of storage for recomputation is A. Griewank 1992, doi:10.1080/10556789
 
 from __future__ import annotations
 
-WITHIN_FOLD = 8
-"""Inside one fold of many events states are kept at multiples of this, and no closer to each other or to its ends: each
-ends a batch of kernels, which costs as much as a dozen events."""
+APART = 12
+"""Inside one fold of many events kept states are no closer to each other or to its ends than this: each ends a batch of
+kernels, which costs as much as a dozen events."""
 
 
 def spacing(distance: int) -> int:
@@ -24,9 +24,19 @@ def is_kept(n_folded: int, head: int) -> bool:
     return n_folded >= head or n_folded % spacing(head - n_folded) == 0
 
 
-def next_kept(n_folded: int, head: int) -> int:
-    """The state after ``n_folded`` at which a fold that goes on to ``head`` is to keep one; ``head`` at the latest."""
-    following = (n_folded + 2 * WITHIN_FOLD - 1) // WITHIN_FOLD * WITHIN_FOLD
-    while following + WITHIN_FOLD <= head and not is_kept(following, head):
-        following += WITHIN_FOLD
-    return following if following + WITHIN_FOLD <= head else head
+def kept_within(start: int, head: int) -> list[int]:
+    """The states to keep of one fold from ``start`` to ``head`` (both counts of events), the last of which is ``head``.
+
+    They are chosen from the end, so that the first of them lies as near to the present as it may.
+    """
+    found = [head]
+    while (before := _latest_kept(found[-1] - APART, head)) >= start + APART:
+        found.append(before)
+    return found[::-1]
+
+
+def _latest_kept(n_folded: int, head: int) -> int:
+    """The last state up to this one that is kept once ``head`` events are folded; 0 or less where there is none."""
+    while n_folded > 0 and (beyond := n_folded % spacing(head - n_folded)):
+        n_folded -= beyond
+    return n_folded

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
-from oncotwin.twin.snapshots import WITHIN_FOLD, is_kept, next_kept, spacing
+from oncotwin.twin.snapshots import APART, is_kept, kept_within, spacing
 
 
 def kept(head: int) -> list[int]:
@@ -46,14 +47,15 @@ def test_what_was_dropped_is_never_wanted_again() -> None:
     ("start", "head"), [(0, 1), (0, 8), (0, 13), (0, 121), (1, 121), (7, 240), (104, 121), (108, 121)]
 )
 def test_states_within_a_fold_are_apart(start: int, head: int) -> None:
-    marks = []
-    at = start
-    while at < head:
-        following = next_kept(at, head)
-        assert at < following <= head
-        if following < head:
-            assert following % WITHIN_FOLD == 0 and is_kept(following, head)
-            assert following - at >= WITHIN_FOLD and head - following >= WITHIN_FOLD
-            marks.append(following)
-        at = following
-    assert len(marks) <= 2 * math.log2(head + 1)
+    marks = kept_within(start, head)
+    assert marks[-1] == head and all(is_kept(mark, head) for mark in marks)
+    assert all(after - before >= APART for before, after in pairwise(marks))
+    assert all(mark - start >= APART for mark in marks[:-1])
+    assert len(marks) <= 2 * math.log2(head + 1) + 1
+    # None is left out that would have had room at its place.
+    for before, after in pairwise([start, *marks]):
+        assert not any(is_kept(n, head) for n in range(before + APART, after - APART + 1))
+
+
+def test_a_year_of_months_before_the_end_of_one_fold_a_state_is_kept() -> None:
+    assert kept_within(0, 120) == [32, 64, 80, 96, 108, 120]

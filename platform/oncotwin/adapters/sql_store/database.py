@@ -29,12 +29,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, IntegrityError, OperationalError
 
 from oncotwin.domain.errors import ConfigurationError
 
 _LOCK_WAIT_S = 60.0
 """How long a writer waits for another process's transaction on SQLite; the largest takes well under a second."""
+
+_IDLE_S = 1.0
+"""A question whether a connection still is one costs as much as a short statement, so busy ones are not asked."""
 
 # One number for "somebody is committing". Commits of several workers go one after the other, as they do on SQLite, so
 # that positions rise in the order in which they become visible and "as known at" has one answer for ever.
@@ -63,8 +66,28 @@ def open_engine(url: str) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        engine = create_engine(parsed.set(drivername="postgresql+psycopg"))
+        _look_after_idle(engine)
+        return engine
     raise ConfigurationError(f"store {url!r}: use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
+
+
+def _look_after_idle(engine: Engine) -> None:
+    """See whether a connection that lay idle is still one, as `pool_pre_ping` does before every use."""
+
+    def returned(connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    def taken(connection: Any, record: Any, proxy: Any) -> None:
+        idle_since = record.info.get("idle_since")
+        if idle_since is not None and time.monotonic() - idle_since > _IDLE_S:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise DisconnectionError("the database closed the connection") from error
+
+    event.listen(engine, "checkin", returned)
+    event.listen(engine, "checkout", taken)
 
 
 def is_postgres(connection: Connection) -> bool:
