@@ -66,6 +66,18 @@ class CountingLog:
         self._log.close()
 
 
+class Watching(wiring.SystemClock):
+    """The time of an intake that waits no longer for a worker that has failed."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def sleep(self, seconds: float) -> None:
+        if self._site.failure is not None:
+            raise self._site.failure
+        super().sleep(seconds)
+
+
 class Site:
     """One installation; every thread opens what it needs."""
 
@@ -74,13 +86,14 @@ class Site:
         self.most_in_memory = 0
         self.most_lag = 0
         self.full = threading.Event()
+        self.failure: BaseException | None = None
         open_twin_store(self.settings.store_url).close()
 
     def log(self) -> closing[CountingLog]:
         return closing(CountingLog(open_event_log(self.settings.log_url, "events", 3)))
 
     def ingest(self, lines: list[bytes]) -> IntakeReport:
-        settings, clock = self.settings, wiring.SystemClock()
+        settings, clock = self.settings, Watching(self)
         with self.log() as log, closing(open_twin_store(settings.store_url)) as store:
 
             def measure(n: int) -> None:
@@ -91,6 +104,13 @@ class Site:
 
     def work(self, n_events: int) -> None:
         """A worker whose transactions take long."""
+        try:
+            self._work(n_events)
+        except BaseException as failure:
+            self.failure = failure
+            raise
+
+    def _work(self, n_events: int) -> None:
         settings = self.settings
         n_committed = 0
 

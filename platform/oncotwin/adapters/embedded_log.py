@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from oncotwin.adapters.sqlite_files import turn_on_write_ahead_log
 from oncotwin.domain.errors import ConfigurationError, LogError
 from oncotwin.ports.event_log import LogRecord, NewRecord, check_record, partition_of
 
@@ -65,7 +66,7 @@ class EmbeddedEventLog:
         with self._errors("opened"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self._path, timeout=_LOCK_WAIT_S, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            turn_on_write_ahead_log(self._connection, _LOCK_WAIT_S)
             # What was acknowledged outlives a power cut: each append is one transaction, so this is one sync.
             self._connection.execute("PRAGMA synchronous = FULL")
             self._n_partitions = self._create(n_partitions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -31,6 +30,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError, IntegrityError, OperationalError
 
+from oncotwin.adapters.sqlite_files import turn_on_write_ahead_log
 from oncotwin.domain.errors import ConfigurationError
 
 _LOCK_WAIT_S = 60.0
@@ -179,22 +179,9 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
     del record
     # The driver must not begin transactions of its own: `_begin_sqlite` does, and says of which kind.
     connection.isolation_level = None
-    _turn_on_write_ahead_log(connection)
+    turn_on_write_ahead_log(connection, _LOCK_WAIT_S)
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-65536"):
         connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _turn_on_write_ahead_log(connection: Any) -> None:
-    """Once for a file; SQLite does not queue for this change, so of several openers all but one try again."""
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] == "wal":
-                return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:
