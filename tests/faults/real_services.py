@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
+import pytest
 from tests.faults.tcp_proxy import TcpProxy
 from tests.faults.worker_process import WorkerOrder
 
@@ -122,14 +123,19 @@ class RayCluster:
     """A head that hosts nothing and two nodes that host twins, one of which can be killed."""
 
     def __init__(self) -> None:
-        os.environ.update(RAY_ENVIRONMENT)
+        private = pytest.MonkeyPatch()
+        for name, value in RAY_ENVIRONMENT.items():
+            private.setenv(name, value)
         import ray
         from ray.cluster_utils import Cluster
 
         self._ray = ray
         logging.getLogger("ray").setLevel(logging.CRITICAL)
+        self._private = private
         # With this each agent loads its least: a node is up sooner.
-        ray._private.utils.get_dashboard_dependency_error = lambda: ImportError("left out")
+        private.setattr(ray._private.utils, "get_dashboard_dependency_error", lambda: ImportError("left out"))
+        # What RAY_ENVIRONMENT says for processes to come; this one may have imported Ray before.
+        private.setattr(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False)
         self._cluster: Any = Cluster()
         try:
             self._add(num_cpus=0, include_dashboard=False)
@@ -194,6 +200,7 @@ class RayCluster:
         """End all of it."""
         self._ray.shutdown()
         self._cluster.shutdown()
+        self._private.undo()
 
 
 def _ancestors(pid: int) -> Iterator[int]:
