@@ -29,7 +29,12 @@ demo: $(VENV)/.runtime ## install, then replay 628 real patients through the who
 .PHONY: test
 test: $(VENV)/.dev kafka ## install, fetch Kafka, then lint and run every test, Kafka and PostgreSQL included
 	$(MAKE) lint
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/pytest -m alone
+endif
 
 .PHONY: check
 check: $(VENV)/.dev lint ## lint, types, layers and the fast tests, in under three minutes

@@ -10,7 +10,7 @@ from tests.faults.real_parts import Tally, run_seed
 from tests.faults.real_services import Services
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow, pytest.mark.alone,
     # A busy machine takes its time with a broker that comes back, or with a cluster of two nodes.
     pytest.mark.timeout(900),
     # What was killed leaves pipes and files that nobody closes any more.

@@ -22,6 +22,7 @@ def databases() -> Iterator[Databases]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_every_seed_ends_where_an_undisturbed_run_ends(postgres_server: PostgresServer) -> None:
     with ExitStack() as stack:

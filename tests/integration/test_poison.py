@@ -151,6 +151,7 @@ def killing(factory: ShardFactory, act: Callable[[], object]) -> Callable[[str],
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("act", "patience_s", "twins_per_actor"),

@@ -178,6 +178,7 @@ def test_an_intake_that_was_interrupted_is_done_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_lag_that_does_not_shrink_is_announced_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONCOTWIN_RAY", "in-process")
     monkeypatch.setenv("ONCOTWIN_LAG_SECONDS", "0.5")

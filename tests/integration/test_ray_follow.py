@@ -24,7 +24,7 @@ from oncotwin_flows.assimilate import open_worker
 from oncotwin_flows.groups import Bounds
 from oncotwin_flows.promote import promote_version
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 BOUNDS = Bounds(commit_events=8, poll_seconds=0.05, seconds=240.0)
 
 

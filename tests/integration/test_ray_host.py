@@ -30,7 +30,7 @@ from oncotwin.testing.patients import NOW, accepted, diameter
 from oncotwin_flows.groups import Bounds, Tally
 from oncotwin_flows.worker import Worker, WorkerSettings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 class FixedClock(SystemClock):

@@ -73,6 +73,7 @@ def cluster() -> Iterator[None]:
     disconnect()
 
 
+@pytest.mark.alone
 def test_through_actors(
     tables: dict[str, Journals], expected: dict[str, dict[str, Outcome]], tmp_path: Path, cluster: None
 ) -> None:
