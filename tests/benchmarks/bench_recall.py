@@ -1,10 +1,10 @@
 """Bitemporal reads while the stream runs at full rate: how long they take, and what they cost the stream.
 
 Ten times a second a process of its own asks what the twin of a random patient believed about a random clinical time
-(every other time: about the latest) with what was known at a random moment, and folds the answer from the journal. Its
-latency counts from the moment at which the question was due. An answer about the latest time must have the digest that
-was published then. Stretches of the stream with and without the reads take turns over the same installation; the
-slow-down is that of their median rates.
+(every other time: about the latest) with what was known at a random moment, and folds the answer from the journal, at
+the priority of the commands that read (`giving_way`). Its latency counts from the moment at which the question was due.
+An answer about the latest time must have the digest that was published then. Stretches of the stream with and without
+the reads take turns over the same installation; the slow-down is that of their median rates.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from oncotwin.twin.recall import check, recall
 from oncotwin.twin.replay import components
 from oncotwin_flows.groups import Bounds
 from oncotwin_flows.worker import Worker
+from oncotwin_services.cli.reader import giving_way
 
 COMMAND = "python -m tests.benchmarks.bench_recall"
 N_TWINS = 4_000
@@ -83,7 +84,7 @@ def _reader(settings: Settings, first: datetime, channel: Connection) -> None:
     def bind(version: str) -> Binding:
         return wiring.binding(settings, version)
 
-    with closing(wiring.open_store(settings)) as store:
+    with closing(wiring.open_store(settings)) as store, giving_way():
 
         def ask() -> tuple[int, int]:
             last = datetime.now(UTC)

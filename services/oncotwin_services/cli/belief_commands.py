@@ -23,7 +23,7 @@ from oncotwin.twin.replay import components, read_journal
 from oncotwin.twin.timeline import days, moment
 from oncotwin_services.cli.options import MOMENT, command_options
 from oncotwin_services.cli.output import emit_json, emit_table, stderr
-from oncotwin_services.cli.reader import tell_of_reading
+from oncotwin_services.cli.reader import giving_way, tell_of_reading
 
 SHOWN = ("q05", "q25", "q50", "q75", "q95")
 
@@ -32,13 +32,16 @@ SHOWN = ("q05", "q25", "q50", "q75", "q95")
 def reading(settings: Settings, patient: str, what: str) -> Iterator[LineStore]:
     """The store for one read of a patient's data, which becomes an entry of the audit trail before it is shown.
 
+    The stream goes first: while the answer is worked out, this process has a lower priority.
+
     Args:
         what: the command.
     """
     split_twin_id(patient)
     store = wiring.open_store(settings)
     try:
-        yield store
+        with giving_way():
+            yield store
         tell_of_reading(store, [patient], what)
     finally:
         store.close()

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from oncotwin.bootstrap import wiring
 from oncotwin.domain.ids import TwinId
 from oncotwin.ports.twin_store import TwinStore
 from oncotwin_flows.audit import record_reads
+
+NICENESS = 10
+"""Of a process that answers a question: the stream of the same machine goes first."""
+
+
+@contextmanager
+def giving_way() -> Iterator[None]:
+    """Lower this process's priority for a while; whoever may not raise it again keeps the lower one."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, max(before, NICENESS))
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 def reader() -> str:

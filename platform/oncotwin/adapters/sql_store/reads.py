@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Table, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, Select, Table, and_, func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from oncotwin.adapters.sealing import Sealer
@@ -141,6 +142,16 @@ class SqlReads:
         """The last commit at or before a moment."""
         return int(connection.scalar(statements.POSITION_AT, {"moment": schema.to_us(known_at)}) or 0)
 
+    @staticmethod
+    def _as_known(
+        ever: Select[Any], then: Select[Any], values: dict[str, Any], known_at: datetime | None
+    ) -> Select[Any]:
+        """The statement for all that is known or for what was known at a moment, whose value is added."""
+        if known_at is None:
+            return ever
+        values["moment"] = schema.to_us(known_at)
+        return then
+
     def position_at(self, moment: datetime) -> int:
         """The last commit at or before a moment; 0 before the first."""
         with self._transaction(write=False) as connection:
@@ -182,27 +193,22 @@ class SqlReads:
 
     def beliefs(self, twin_id: TwinId, *, known_at: datetime | None = None) -> list[BeliefRow]:
         """What each commit made of a twin, oldest first."""
-        table, commits = schema.beliefs, schema.commits
-        query = (
-            select(table, commits.c.committed_at)
-            .join(commits, commits.c.position == table.c.position)
-            .where(table.c.twin_id == twin_id)
-            .order_by(table.c.version)
-        )
-        with self._transaction(write=False) as connection:
-            if known_at is not None:
-                query = query.where(table.c.position <= self._position(connection, known_at))
-            rows = [records.belief_row(row) for row in connection.execute(query)]
+        values: dict[str, Any] = {"twin_id": twin_id}
+        statement = self._as_known(statements.BELIEFS, statements.BELIEFS_KNOWN, values, known_at)
+        with self._statement() as connection:
+            rows = [records.belief_row(row) for row in connection.execute(statement, values)]
         return list(self._rows.opened(rows, self._rows.open_belief, _twin))
 
     def journal(
         self, twin_id: TwinId, *, since: datetime | None = None, known_at: datetime | None = None
     ) -> list[JournalEntry]:
         """A twin's journal by clinical time, source, id: from a clinical time on, as known at a moment."""
-        values = {"twin_id": twin_id, "since": -statements.EVER if since is None else schema.to_us(since)}
-        with self._transaction(write=False) if known_at is not None else self._statement() as connection:
-            values["position"] = statements.EVER if known_at is None else self._position(connection, known_at)
-            rows = [records.journal_entry(row) for row in connection.execute(statements.JOURNAL, values)]
+        values: dict[str, Any] = {
+            "twin_id": twin_id, "since": -statements.EVER if since is None else schema.to_us(since)
+        }
+        statement = self._as_known(statements.JOURNAL, statements.JOURNAL_KNOWN, values, known_at)
+        with self._statement() as connection:
+            rows = [records.journal_entry(row) for row in connection.execute(statement, values)]
         entries = self._rows.opened(rows, self._rows.open_entry, _twin)
         # Databases collate text each in its own way; the fold's order is Python's.
         return sorted(entries, key=lambda entry: (entry.time, entry.source, entry.event_id))

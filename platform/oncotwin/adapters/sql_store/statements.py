@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import bindparam, func, or_, select
 
 from oncotwin.adapters.sql_store import schema
 from oncotwin.adapters.sql_store.sealed_rows import ERASED_KIND
@@ -10,7 +10,7 @@ from oncotwin.adapters.sql_store.sealed_rows import ERASED_KIND
 EVER = 2**62
 """A clinical time, or a commit position, after all others."""
 
-_snapshots, _journal, _commits = schema.snapshots.c, schema.journal.c, schema.commits.c
+_snapshots, _journal, _beliefs, _commits = schema.snapshots.c, schema.journal.c, schema.beliefs.c, schema.commits.c
 
 NEWEST_SNAPSHOT = (
     select(schema.snapshots)
@@ -23,13 +23,6 @@ NEWEST_SNAPSHOT = (
 )
 """The latest snapshot of one twin in a line, strictly before a clinical time."""
 
-JOURNAL = select(schema.journal).where(
-    _journal.twin_id == bindparam("twin_id"), _journal.kind != ERASED_KIND,
-    or_(_journal.time >= bindparam("since"), _journal.supersedes_source.is_not(None)),
-    _journal.position <= bindparam("position"),
-)
-"""A twin's journal from a clinical time on, corrections whatever their own time, up to a commit."""
-
 # Moments rise with positions, so the last by moment is found at an end of the index instead of by a maximum over it.
 POSITION_AT = (
     select(_commits.position)
@@ -38,3 +31,21 @@ POSITION_AT = (
     .limit(1)
 )
 """The last commit at or before a moment."""
+
+_known = func.coalesce(POSITION_AT.scalar_subquery(), 0)
+
+_journal_since = select(schema.journal).where(
+    _journal.twin_id == bindparam("twin_id"), _journal.kind != ERASED_KIND,
+    or_(_journal.time >= bindparam("since"), _journal.supersedes_source.is_not(None)),
+)
+JOURNAL, JOURNAL_KNOWN = _journal_since, _journal_since.where(_journal.position <= _known)
+"""A twin's journal from a clinical time on, corrections whatever their own time; the second as known at a moment."""
+
+_beliefs_of = (
+    select(schema.beliefs, _commits.committed_at)
+    .join(schema.commits, _commits.position == _beliefs.position)
+    .where(_beliefs.twin_id == bindparam("twin_id"))
+    .order_by(_beliefs.version)
+)
+BELIEFS, BELIEFS_KNOWN = _beliefs_of, _beliefs_of.where(_beliefs.position <= _known)
+"""What each commit made of a twin, oldest first; the second as known at a moment."""
