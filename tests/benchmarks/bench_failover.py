@@ -88,15 +88,22 @@ def worker_killed(services: Services, number: int) -> float:
             run.close()
 
 
-def node_lost(services: Services, number: int) -> float:
+def dense_node_lost(services: Services, number: int) -> float:
+    """The same with all twins in one actor."""
+    return node_lost(services, number, N_HOSTED)
+
+
+def node_lost(services: Services, number: int, twins_per_actor: int = 1) -> float:
     """Seconds until the twins of a node that was lost are served on another."""
-    with services.deployed(number, **_DEFAULTS, ray=services.ray.address) as settings:
+    chosen = {**_DEFAULTS, "ray": services.ray.address, "twins_per_actor": twins_per_actor}
+    with services.deployed(number, **chosen) as settings:
         run = _run(services, settings, number, N_HOSTED)
         try:
             run.start()
             run.mourned = False
             stream = Stream(run)
-            stream.until(lambda: run.n_commits >= 5 and len(services.ray.names()) >= N_HOSTED, _PATIENCE_S)
+            n_actors = N_HOSTED // twins_per_actor
+            stream.until(lambda: run.n_commits >= 5 and len(services.ray.names()) >= n_actors, _PATIENCE_S)
             pids = services.ray.pids()
             if not any(services.ray.kill_node_of(pid) for pid in pids.values()):
                 raise StuckError("no node hosts a twin")
@@ -136,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=5, help="repetitions of each (%(default)s)")
     parser.add_argument("--dry", action="store_true", help="keep no figure")
-    parser.add_argument("--only", choices=["worker", "node"])
+    parser.add_argument("--only", choices=["worker", "node", "dense"])
     chosen = parser.parse_args()
     # Whoever ends this ends the services too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -144,6 +151,7 @@ def main() -> None:
     cases = (
         ("worker", "failover/worker killed", worker_killed, BAR_WORKER_S, "leases of 10 s"),
         ("node", "failover/ray node lost", node_lost, BAR_NODE_S, hosted),
+        ("dense", "failover/ray node lost, twins together", dense_node_lost, BAR_NODE_S, "one actor"),
     )
     with Services() as services:
         for short, name, measure, bar_s, note in cases:

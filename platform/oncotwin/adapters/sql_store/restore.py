@@ -296,7 +296,7 @@ def _lines(path: Path) -> Iterator[bytes]:
                 yield from lines
                 if len(rest) > _MAX_ROW_BYTES:
                     raise StoreError(f"backup: {path.name}: a row of more than {_MAX_ROW_BYTES} bytes; take another")
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, MemoryError) as error:  # a frame may ask for 128 MiB to be unpacked in
         raise StoreError(f"backup: {path.name} cannot be unpacked ({error}); take another backup") from error
     if rest:
         raise StoreError(f"backup: {path.name} ends within a row; take another backup")
