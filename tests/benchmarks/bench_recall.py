@@ -192,7 +192,8 @@ def main() -> None:
             )
             print(
                 f"  stream alone {median(alone):,.0f} events/s, beside the reads {median(beside):,.0f}: "
-                f"{100 * slower:.1f} % slower, 90 % interval {100 * low:.1f} to {100 * high:.1f} % (stretches {', '.join(f'{r:,.0f}' for r in alone)}; "
+                f"{100 * slower:.1f} % slower, 90 % interval {100 * low:.1f} to {100 * high:.1f} % "
+                f"(stretches {', '.join(f'{r:,.0f}' for r in alone)}; "
                 f"{', '.join(f'{r:,.0f}' for r in beside)})"
             )
             assert n_different == 0 and n_compared > 0
