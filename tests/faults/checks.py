@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 from tests.faults.population import POISON
 from tests.faults.scheduler import BEGIN
 
@@ -228,6 +229,7 @@ def check_outbox(engine: Engine, topics: Mapping[str, Iterable[LogRecord]]) -> N
         }
         refused = {f"{REJECTED}:{r.rejection_id}" for r in connection.execute(select(letters.c.rejection_id))}
         alerts = set(connection.scalars(select(schema.alerts.c.alert_id)))
+        believed = _believed_alerts(connection)
     waiting = [key for key, row in rows.items() if not row.published]
     if waiting:
         raise DifferenceError(f"not published: {waiting}")
@@ -253,8 +255,25 @@ def check_outbox(engine: Engine, topics: Mapping[str, Iterable[LogRecord]]) -> N
             raise DifferenceError(f"a refusal that is none was told: {key}")
         if topic == ALERTED and key.split(":")[1] not in alerts:
             raise DifferenceError(f"an alert that is none was told: {key}")
-    if not alerts <= {key.split(":")[1] for key in rows if key.startswith(ALERTED)}:
-        raise DifferenceError("alerts that nobody was told of")
+    untold = believed - {key.split(":")[1] for key in rows if key.startswith(ALERTED)}
+    if untold:
+        raise DifferenceError(f"alerts that nobody was told of: {sorted(untold)}")
+
+
+def _believed_alerts(connection: Connection) -> set[str]:
+    """Alerts of no model, and those that stood while their model was the champion: no other line's are told of."""
+    alerts, champions = schema.alerts.c, schema.champions.c
+    reigns = connection.execute(select(champions.position, champions.model_version).order_by(champions.position)).all()
+    begins = [reign.position for reign in reigns]
+    found = set(connection.scalars(select(alerts.alert_id).where(alerts.model_version == "")))
+    for row in connection.execute(
+        select(alerts.alert_id, alerts.model_version, alerts.position, alerts.superseded_at)
+    ):
+        ended = math.inf if row.superseded_at is None else row.superseded_at
+        for reign, after in zip(reigns, [*begins[1:], math.inf], strict=True):
+            if reign.model_version == row.model_version and max(row.position, reign.position) < min(ended, after):
+                found.add(row.alert_id)
+    return found
 
 
 def as_sent(entry: JournalEntry) -> NewRecord:
