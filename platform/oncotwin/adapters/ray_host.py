@@ -1,8 +1,9 @@
 """Twins as Ray actors: one actor hosts ``twins_per_actor`` twins, found by name in the Ray dashboard.
 
 With ``twins_per_actor = 1`` the actor of a patient is named ``<institution>/<patient>``; with more, an actor is named
-after the ordinals that it hosts, ``twins 0-63``. Actors are caches of the store: any may die at any moment. Calls are
-never retried by Ray (``max_task_retries = 0``): the worker delivers again what was not committed.
+after the ordinals that it hosts, ``twins 0-63``. Actors are caches of the store: any may die at any moment. Ray
+starts none again and retries no call (``max_restarts = 0``, ``max_task_retries = 0``): the worker delivers again what
+was not committed, and what it is delivered to begins then. After the loss of a node, see `Quarters`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import copyreg
 import os
 import pickle
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +26,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from oncotwin.adapters.garbage import collect_rarely
+from oncotwin.adapters.ray_quarters import Quarters
 from oncotwin.domain.errors import HostLostError
 from oncotwin.domain.header import EventHeader
 from oncotwin.domain.ids import TwinId
@@ -115,6 +118,10 @@ class TwinActor:
         """Drop twins from memory."""
         self._shard.forget(twin_ids)
 
+    def node(self) -> str:
+        """Id of the node that it is on: a sign of life."""
+        return str(ray.get_runtime_context().get_node_id())
+
     def pid(self) -> int:
         """Process id, for those who want to see it die."""
         return os.getpid()
@@ -126,13 +133,13 @@ class _Ticket:
 
     Attributes:
         parts: name of the actor, places of its deliveries, reference to its answer; n: deliveries.
-        starting: references to a sign of life of the actors that may not have begun yet, by name.
+        begun: waits for an actor's sign of life, where it may not have begun yet.
         lost: told the name of an actor that did not answer, and whether it may still be at it.
         patience_s: longest wait for an actor once it has begun; `_MORE_S` more for each delivery.
     """
 
     parts: list[tuple[str, list[int], Any]]
-    starting: dict[str, Any]
+    begun: Callable[[str], None]
     n: int
     lost: Callable[[str, bool], None]
     patience_s: float
@@ -147,9 +154,7 @@ class _Ticket:
         for name, places, reference in self.parts:
             patience_s = self.patience_s + _MORE_S * len(places)
             try:
-                if (begun := self.starting.get(name)) is not None:
-                    ray.get(begun, timeout=_START_S)
-                    self.starting.pop(name, None)
+                self.begun(name)
                 answers: list[Folded] = pickle.loads(ray.get(reference, timeout=patience_s))
             except GetTimeoutError as error:
                 self.lost(name, True)
@@ -187,8 +192,11 @@ class RayHost:
         self._patience_s = fold_timeout_s
         self._actors: dict[str, Any] = {}
         self._used: dict[str, float] = {}
-        self._of_twin: dict[TwinId, str] = {}
+        self._quarters = Quarters()
+        # References to the sign of life of actors that may not have begun yet.
         self._starting: dict[str, Any] = {}
+        # One thread submits, another asks for results, and hears of losses.
+        self._lock = threading.RLock()
         self._remote = ray.remote(TwinActor)
 
     def actor_name(self, twin_id: TwinId, ordinal: int) -> str:
@@ -203,43 +211,105 @@ class RayHost:
         if actor is None:
             # A sliver of a processor: an actor waits for events most of its life.
             actor = self._remote.options(
-                name=name, namespace=NAMESPACE, get_if_exists=True, num_cpus=0.001, max_restarts=-1,
+                name=name, namespace=NAMESPACE, get_if_exists=True, num_cpus=0.001, max_restarts=0,
                 max_task_retries=0,
             ).remote(self._make_shard, self._version, name if self._k > 1 else "patient")
             self._actors[name] = actor
-            self._starting[name] = actor.pid.remote()
+            self._starting[name] = actor.node.remote()
         self._used[name] = self._clock()
         return actor
 
     def submit(self, deliveries: Sequence[Delivery]) -> _Ticket:
         """Send each actor its deliveries in one call."""
+        with self._lock:
+            places = self._places(deliveries)
+            parts = []
+            for name, at in places.items():
+                # Pickled here: Ray's own pickler asks Python code about each object, which takes five times as long.
+                packed = pickle.dumps([deliveries[place] for place in at], pickle.HIGHEST_PROTOCOL)
+                actor = self._actor(name)
+                if self._told is not None and self._told.get(name) != self._version:
+                    actor.follow.remote(self._make_shard, self._version)
+                    self._told[name] = self._version
+                parts.append((name, at, actor.fold.remote(self._version, packed)))
+            self._sleep_idle()
+        return _Ticket(parts, self._begun, len(deliveries), self._lost, self._patience_s)
+
+    def _places(self, deliveries: Sequence[Delivery]) -> dict[str, list[int]]:
+        """Names of actors and the places of the deliveries that each gets."""
+        if self._quarters.rising is not None:
+            self._look_at(self._quarters.rising)
         places: dict[str, list[int]] = defaultdict(list)
+        left: dict[str, list[TwinId]] = defaultdict(list)
+        own_names: dict[str, None] = {}
+        starting = [name for name in self._starting if name != self._quarters.rising]
+        up = [name for name in self._actors if name not in self._starting]
         for place, delivery in enumerate(deliveries):
-            name = self.actor_name(delivery.twin_id, delivery.ordinal)
-            self._of_twin[delivery.twin_id] = name
+            own = self.actor_name(delivery.twin_id, delivery.ordinal)
+            own_names[own] = None
+            before = self._quarters.where(delivery.twin_id)
+            awaits = delivery.version > delivery.committed
+            name = self._quarters.lodge(delivery.twin_id, own, awaits, up, starting)
+            if name not in self._actors:
+                # It starts now, so that the next one finds it.
+                self._actor(name)
+                starting.append(name)
+            if before is not None and before != name:
+                left[before].append(delivery.twin_id)
             places[name].append(place)
-        parts = []
-        for name, at in places.items():
-            # Pickled here: Ray's own pickler asks Python code about each object, which takes five times as long.
-            packed = pickle.dumps([deliveries[place] for place in at], pickle.HIGHEST_PROTOCOL)
-            actor = self._actor(name)
-            if self._told is not None and self._told.get(name) != self._version:
-                actor.follow.remote(self._make_shard, self._version)
-                self._told[name] = self._version
-            parts.append((name, at, actor.fold.remote(self._version, packed)))
-        self._sleep_idle()
-        return _Ticket(parts, self._starting, len(deliveries), self._lost, self._patience_s)
+        for name, twin_ids in left.items():
+            if name in self._actors:
+                self._actors[name].forget.remote(twin_ids)
+        if (rising := self._quarters.next_to_rise(own_names)) is not None:
+            self._actor(rising)
+        return places
+
+    def _look_at(self, name: str) -> None:
+        """Whether an actor has begun, without waiting for it."""
+        reference = self._starting.get(name)
+        if reference is None or not ray.wait([reference], timeout=0)[0]:
+            return
+        try:
+            self._begun(name)
+        except RayError:
+            self._lost(name, False)
+
+    def _begun(self, name: str) -> None:
+        """Wait until an actor has begun.
+
+        Raises:
+            GetTimeoutError: it does not. RayError: it is lost.
+        """
+        reference = self._starting.get(name)
+        if reference is None:
+            return
+        node: str = ray.get(reference, timeout=_START_S)
+        with self._lock:
+            if self._starting.get(name) is reference:
+                del self._starting[name]
+                self._quarters.begun(name, node)
 
     def _lost(self, name: str, hangs: bool) -> None:
-        """Look an actor up again before its next use: it restarts, or another worker put it to sleep for good."""
-        actor = self._actors.pop(name, None)
+        """Look an actor up again before its next use: it is gone, or another worker put it to sleep for good.
+
+        With its node, all actors of that node are gone.
+        """
+        with self._lock:
+            actor = self._let_go(name)
+            if hangs and actor is not None:
+                ray.kill(actor)
+            list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+            for other in self._quarters.nodes_lost({node["NodeID"] for node in list_nodes() if node["Alive"]}):
+                self._let_go(other)
+
+    def _let_go(self, name: str) -> Any:
+        """Forget how to reach an actor, and whatever was known of it."""
+        self._quarters.gone(name)
         self._starting.pop(name, None)
-        if hangs and actor is not None:
-            # Ray starts it again, as it does after a death.
-            ray.kill(actor, no_restart=False)
         self._used.pop(name, None)
         if self._told is not None:
             self._told.pop(name, None)
+        return self._actors.pop(name, None)
 
     def follow(self, version: str) -> None:
         """Fold under another model version from now on; actors get to know of it before their next fold."""
@@ -251,21 +321,20 @@ class RayHost:
 
     def forget(self, twin_ids: Iterable[TwinId]) -> None:
         """Drop twins from the actors' memory."""
-        by_actor: dict[str, list[TwinId]] = defaultdict(list)
-        for twin_id in twin_ids:
-            if twin_id in self._of_twin:
-                by_actor[self._of_twin[twin_id]].append(twin_id)
-        for name, ids in by_actor.items():
-            if name in self._actors:
-                self._actors[name].forget.remote(ids)
+        with self._lock:
+            by_actor: dict[str, list[TwinId]] = defaultdict(list)
+            for twin_id in twin_ids:
+                if (name := self._quarters.where(twin_id)) is not None:
+                    by_actor[name].append(twin_id)
+            for name, ids in by_actor.items():
+                if name in self._actors:
+                    self._actors[name].forget.remote(ids)
 
     def _sleep_idle(self) -> None:
         """Let go of actors that nobody used for long; their twins wake from the store."""
         now = self._clock()
         for name in [name for name, used in self._used.items() if now - used > self._idle_s]:
-            ray.kill(self._actors.pop(name))
-            self._starting.pop(name, None)
-            del self._used[name]
+            ray.kill(self._let_go(name))
 
     @property
     def n_actors(self) -> int:

@@ -296,8 +296,12 @@ def _lines(path: Path) -> Iterator[bytes]:
                 yield from lines
                 if len(rest) > _MAX_ROW_BYTES:
                     raise StoreError(f"backup: {path.name}: a row of more than {_MAX_ROW_BYTES} bytes; take another")
-    except (OSError, pa.ArrowException, MemoryError) as error:  # a frame may ask for 128 MiB to be unpacked in
-        raise StoreError(f"backup: {path.name} cannot be unpacked ({error}); take another backup") from error
+    except (OSError, pa.ArrowException, MemoryError) as error:
+        # A frame may ask for 128 MiB to be unpacked in; zstd says by words alone that it does not get them.
+        short = isinstance(error, MemoryError) or "not enough memory" in str(error)
+        advice = "give the process more memory, or, if it has plenty, take another" if short else "take another"
+        reason = str(error) or "no memory"
+        raise StoreError(f"backup: {path.name} cannot be unpacked ({reason}); {advice} backup") from error
     if rest:
         raise StoreError(f"backup: {path.name} ends within a row; take another backup")
 
