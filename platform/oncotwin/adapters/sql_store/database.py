@@ -180,7 +180,9 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
     # The driver must not begin transactions of its own: `_begin_sqlite` does, and says of which kind.
     connection.isolation_level = None
     turn_on_write_ahead_log(connection, _LOCK_WAIT_S)
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-65536"):
+    # A commit touches some pages of each of its twins, more of them the longer the histories are. The write-ahead log
+    # takes several commits (40 MB) before they are copied into the file: a page that many touch is copied once.
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-65536", "wal_autocheckpoint=10000"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
