@@ -26,7 +26,7 @@ N_LOSSES = 2
 """Times that a host must be lost with an event before that event is suspected, and again before it is convicted."""
 
 SIGN_OF_LIFE_S = 120.0
-"""How long a host may take to come back: an actor on a busy machine is up in ten seconds, a lost node is noticed in fifteen."""
+"""How long a host may take to come back: a lost node is noticed within fifteen, and an actor is up in ten."""
 
 _PAUSE_S = 0.5
 
