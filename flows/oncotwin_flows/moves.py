@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from oncotwin.domain.amendment import Accepted, Arrival, Correction
 from oncotwin.domain.ids import EventKey, TwinId
@@ -14,6 +14,9 @@ from oncotwin.ports.twin_rows import JournalEntry
 from oncotwin.ports.twin_store import TwinStore
 from oncotwin.twin.amendments import MOST_ROUNDS, MOVED, Move, due_arrivals, settle
 from oncotwin.twin.journal import decode, encode_arrival, moved_lines
+
+_AFTER_ALL = datetime(9999, 12, 31, tzinfo=UTC)
+"""Of a journal from here on only the corrections are left, whatever their own time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,12 @@ class _Journals:
         # A group under way may have been committed since it was listed.
         rows = {row.key: row for row in (*self._committed[twin_id], *self._under_way.get(twin_id, ()))}
         return list(rows.values())
+
+    def moves(self, twin_id: TwinId) -> bool:
+        """Whether any of a patient's events was ever said to be another's; told without the whole journal."""
+        rows = [*self._store.journal(twin_id, since=_AFTER_ALL), *self._under_way.get(twin_id, ())]
+        corrections = (decode(row) for row in rows if row.supersedes is not None and row.kind != MOVED)
+        return any(isinstance(one, Correction) and one.action == "wrong_patient" for one in corrections)
 
     def words_on(self, keys: Iterable[EventKey]) -> dict[EventKey, list[JournalEntry]]:
         """Corrections of events, and the words on them that other patients were given."""
@@ -101,6 +110,9 @@ def moved_rows(
 
 def _told_by(twin_id: TwinId, journals: _Journals, received_at: datetime) -> list[MovedRow]:
     """Words that others must be given on one patient's events."""
+    if not journals.moves(twin_id):
+        # Nobody was given a word either: each has such a correction behind it, which stays in the journal.
+        return []
     rows = journals.rows(twin_id)
     accepted = [decode(row) for row in rows]
     _, moves = settle(accepted)

@@ -64,8 +64,9 @@ def corrected(who: str, visit: int, now: int, rng: random.Random) -> bytes:
 
 
 def stream(n_patients: int, mix: Mix, seed: int, first_visit: int = 0) -> Iterator[NewRecord]:
-    """Visit after visit of all patients, without an end."""
+    """Visit after visit of all patients, in another order each time, without an end."""
     rng = random.Random(seed)
+    order = list(range(n_patients))
     late: dict[int, deque[NewRecord]] = defaultdict(deque)
     doubles: deque[tuple[int, NewRecord]] = deque()
     n_sent = 0
@@ -73,7 +74,8 @@ def stream(n_patients: int, mix: Mix, seed: int, first_visit: int = 0) -> Iterat
     while True:
         due = late.pop(visit, deque())
         every = max(1, n_patients // max(1, len(due)))
-        for number in range(n_patients):
+        rng.shuffle(order)
+        for place, number in enumerate(order):
             who = patient(number)
             one = NewRecord(who, measured(who, visit, rng))
             if rng.random() < mix.late:
@@ -87,7 +89,7 @@ def stream(n_patients: int, mix: Mix, seed: int, first_visit: int = 0) -> Iterat
                 wrong = rng.randint(max(first_visit, visit - LATEST_VISITS), visit - 1)
                 yield NewRecord(who, corrected(who, wrong, visit, rng))
                 n_sent += 1
-            if due and number % every == 0:
+            if due and place % every == 0:
                 yield due.popleft()
                 n_sent += 1
             if doubles and doubles[0][0] <= n_sent:
