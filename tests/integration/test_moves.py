@@ -6,6 +6,8 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
+from unittest.mock import patch
 
 import pytest
 from tests.integration.site import Site, as_record, digests, replayed
@@ -13,12 +15,13 @@ from tests.integration.site import Site, as_record, digests, replayed
 from oncotwin.domain.amendment import Accepted
 from oncotwin.ports.twin_host import Delivery
 from oncotwin.testing.memory_history import MemoryHistory
-from oncotwin.testing.patients import accepted, correction, diameter
+from oncotwin.testing.patients import NOW, accepted, correction, diameter
 from oncotwin.twin.amendments import moved
 from oncotwin.twin.journal import in_force
 from oncotwin.twin.replay import believe
 from oncotwin.twin.shard import TwinShard
 from oncotwin.twin.state import from_bytes, to_bytes
+from oncotwin_flows.moves import moved_rows
 
 
 def n_folded(site: Site, twin_id: str) -> int:
@@ -86,3 +89,28 @@ def test_a_move_is_taken_back_outdone_corrected_and_passed_on(new_site: Callable
         other.log.append([as_record(line)])
         other.work()
     assert digests(other) == at_the_end
+
+
+def test_a_correction_that_moves_nothing_needs_no_whole_journal(site: Site) -> None:
+    lines = [diameter(f"a{i}", 30 * i, 20 + i, patient="H1/p1") for i in range(4)]
+    site.log.append([as_record(line) for line in [*lines, correction("c1", 200, "a1", "retract", patient="H1/p1")]])
+    site.work()
+    read = site.store.journal
+    asked: list[int] = []
+
+    def journal(twin_id: str, *, since: datetime | None = None) -> object:
+        rows = read(twin_id, since=since)
+        asked.append(len(rows))
+        return rows
+
+    new = {"H1/p1": accepted([correction("c2", 201, "a2", "retract", patient="H1/p1")])}
+    with patch.object(site.store, "journal", journal):
+        assert moved_rows(new, {}, site.store, NOW) == []
+    assert asked == [1]
+    # Once an event was moved, what others were told of it may change with any correction.
+    asked.clear()
+    site.log.append([as_record(correction("c3", 202, "a3", "wrong_patient", right_patient="H1/p2", patient="H1/p1"))])
+    site.work()
+    with patch.object(site.store, "journal", journal):
+        assert moved_rows(new, {}, site.store, NOW) == []
+    assert asked == [2, 6]
