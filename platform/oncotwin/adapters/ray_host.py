@@ -242,8 +242,9 @@ class RayHost:
         places: dict[str, list[int]] = defaultdict(list)
         left: dict[str, list[TwinId]] = defaultdict(list)
         own_names: dict[str, None] = {}
-        starting = [name for name in self._starting if name != self._quarters.rising]
-        up = [name for name in self._actors if name not in self._starting]
+        # In order, and quick to look into: each delivery of a homeless actor does.
+        starting = dict.fromkeys(name for name in self._starting if name != self._quarters.rising)
+        up = dict.fromkeys(name for name in self._actors if name not in self._starting)
         for place, delivery in enumerate(deliveries):
             own = self.actor_name(delivery.twin_id, delivery.ordinal)
             own_names[own] = None
@@ -253,7 +254,7 @@ class RayHost:
             if name not in self._actors:
                 # It starts now, so that the next one finds it.
                 self._actor(name)
-                starting.append(name)
+                starting[name] = None
             if before is not None and before != name:
                 left[before].append(delivery.twin_id)
             places[name].append(place)
