@@ -2,12 +2,15 @@
 
 Both streams run in turns, a piece of each, so that whatever else the machine does falls on both. The log is filled
 between the pieces, which are timed alone, as by the worker of bench_stream. The first year of each is not timed: what
-is late by a year comes from its end on, so before it the mix is not there yet. ONCOTWIN_LOAD_EVENTS=100000 makes a
-quick run; the plot goes to var/load.png.
+is late by a year comes from its end on, so before it the mix is not there yet. Between the pieces the same few events
+go into an empty store (`yardstick`): a shared machine may be half as fast a quarter of an hour later, and a stream that
+loses speed must be told from a machine that does. ONCOTWIN_LOAD_EVENTS=100000 makes a quick run; the plot goes to
+var/load.png.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -44,6 +47,7 @@ N_PIECES = 20
 CLEAN_SHARE = 0.25
 """Of the mixed stream's events; a piece of it is enough to be timed."""
 N_PROBE = 2_000
+N_YARDSTICK, N_YARDSTICK_TWINS = 5_000, 1_000
 N_BEFORE = N_TWINS * (LATEST_VISITS + 1)
 """Events of each stream that come before the timed ones."""
 BAR_RATIO, BAR_DRIFT = 0.60, 0.10
@@ -57,6 +61,7 @@ class Piece:
     Attributes:
         latencies: seconds from the reading of a record to its commit, for each record.
         memory_mb: of this process and its actors; store_mb and log_mb: on disk, after the piece.
+        machine: events a second of the yardstick around the piece.
     """
 
     n: int
@@ -66,6 +71,7 @@ class Piece:
     memory_mb: float
     store_mb: float
     log_mb: float
+    machine: float = math.nan
 
     @property
     def rate(self) -> float:
@@ -116,6 +122,18 @@ class Lane:
             actor: Any = ray.get_actor(name, namespace=NAMESPACE)
             pids.append(int(ray.get(actor.pid.remote())))
         return sum(_resident_mb(pid) for pid in pids)
+
+
+def yardstick() -> float:
+    """Events a second into an empty store, always the same: what the machine gives at the moment."""
+    with installation("embedded") as site:
+        site.fill(islice(stream(N_YARDSTICK_TWINS, CLEAN, 1), N_YARDSTICK))
+        worker = site.worker(site.local_host())
+        begun = time.perf_counter()
+        worker.run(Bounds(N_YARDSTICK, 1e6, COMMIT_EVENTS, 5.0))
+        seconds = time.perf_counter() - begun
+        worker.release()
+    return N_YARDSTICK / seconds
 
 
 def _resident_mb(pid: int) -> float:
@@ -182,6 +200,7 @@ def plot(mixed: list[Piece], clean: list[Piece]) -> None:
     figure, axes = pyplot.subplots(3, 1, figsize=(8, 9), sharex=True, layout="constrained")
     axes[0].plot(done, [piece.rate for piece in mixed], marker="o", label="doubled, late, corrected")
     axes[0].plot(done, [piece.rate for piece in clean], marker=".", label="clean, in order")
+    axes[0].plot(done, [piece.machine for piece in mixed], ls=":", label="the same events into an empty store")
     axes[0].set_ylabel("events/s")
     axes[0].legend()
     axes[1].plot(done, [piece.memory_mb for piece in mixed], marker="o")
@@ -206,14 +225,18 @@ def main() -> None:
         # Actors are found by name: the lanes' must not share theirs.
         with open_lane(Mix(), TWINS_PER_ACTOR) as mixed, open_lane(CLEAN, TWINS_PER_ACTOR + 1) as clean:
             n_piece = N_EVENTS // N_PIECES
-            print(" events  mixed/s  clean/s  p99 s  memory MB  store MB  log MB")
+            print(" events  mixed/s  clean/s  machine/s  p99 s  memory MB  store MB  log MB")
+            before = yardstick()
             for number in range(N_PIECES):
                 # Whichever is first has the machine at another moment: they take turns at it too.
                 for lane, n in ((mixed, n_piece), (clean, round(n_piece * CLEAN_SHARE)))[:: 1 if number % 2 else -1]:
                     lane.pieces.append(lane.run(n))
                 one, other = mixed.pieces[-1], clean.pieces[-1]
+                after = yardstick()
+                one.machine = other.machine = (before + after) / 2.0
+                before = after
                 print(
-                    f"\r{(number + 1) * n_piece:>7,} {one.rate:8,.0f} {other.rate:8,.0f} "
+                    f"\r{(number + 1) * n_piece:>7,} {one.rate:8,.0f} {other.rate:8,.0f} {one.machine:10,.0f} "
                     f"{np.quantile(one.latencies, 0.99):6.2f} {one.memory_mb:10,.0f} {one.store_mb:9,.0f} "
                     f"{one.log_mb:7,.0f}", flush=True,
                 )
@@ -236,6 +259,12 @@ def report(mixed: list[Piece], clean: list[Piece], followed_s: float, late_s: fl
     first, last = rate(mixed[:tenth]), rate(mixed[-tenth:])
     clean_first, clean_last = rate(clean[:tenth]), rate(clean[-tenth:])
     ratio = rate(mixed) / rate(clean)
+
+    def steady(pieces: list[Piece]) -> float:
+        """As if the machine had been as fast all the time as it was in the first tenth."""
+        machine = float(np.mean([piece.machine for piece in pieces]))
+        return rate(pieces) * float(np.mean([piece.machine for piece in mixed[:tenth]])) / machine
+
     latency = np.concatenate([piece.latencies for piece in mixed])
     end, begin_mb = mixed[-1], mixed[tenth - 1].memory_mb
     n_duplicates = sum(piece.tally.n_duplicates for piece in mixed)
@@ -248,6 +277,10 @@ def report(mixed: list[Piece], clean: list[Piece], followed_s: float, late_s: fl
             "reference": round(first), "ratio": round(last / first, 3),
             "bar": f"within {BAR_DRIFT:.0%} of the first tenth",
             "note": f"of the clean stream beside it: {clean_last / clean_first:.3f}; {load_note()}"}),
+        ("last_tenth_of_a_steady_machine", round(steady(mixed[-tenth:])), "1/s", {
+            "reference": round(first), "ratio": round(steady(mixed[-tenth:]) / first, 3),
+            "bar": f"within {BAR_DRIFT:.0%} of the first tenth",
+            "note": f"over what {N_YARDSTICK:,} events into an empty store took meanwhile"}),
         ("p99_read_to_commit", round(float(np.quantile(latency, 0.99)), 3), "s", {
             "note": f"at full rate, groups of {COMMIT_EVENTS:,}; median {np.median(latency):.3f} s"}),
         ("memory_end", round(end.memory_mb), "MB", {
@@ -262,7 +295,7 @@ def report(mixed: list[Piece], clean: list[Piece], followed_s: float, late_s: fl
     print(f"\n{whole}")
     for name, value, unit, more in figures:
         held = "" if "reference" not in more else f"   against {more['reference']:,} ({more['ratio']:.3f})"
-        print(f"  {name:24}{value:>12,} {unit}{held}")
+        print(f"  {name:32}{value:>12,} {unit}{held}")
         if N_EVENTS >= 1_000_000:
             record(f"load/{name}", value, unit, command=COMMAND, **more)
 

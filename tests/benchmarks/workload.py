@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from oncotwin.adapters.garbage import collect_rarely
 from oncotwin.adapters.local_host import LocalHost
 from oncotwin.adapters.ray_host import RayHost
 from oncotwin.bootstrap import wiring
@@ -74,11 +75,13 @@ class Installation:
         return wiring.ShardFactory(self.settings, ModelBundle({}).to_json(), wiring.LITERATURE)
 
     def local_host(self) -> LocalHost:
-        """All twins in this process."""
+        """All twins in this process; it looks for cycles as rarely as a worker's does (`wiring.open_host`)."""
+        collect_rarely()
         return LocalHost(self.factory()(wiring.LITERATURE))
 
     def ray_host(self, twins_per_actor: int) -> RayHost:
-        """Twins in Ray actors."""
+        """Twins in Ray actors; this process looks for cycles as rarely as a worker's does (`wiring.open_host`)."""
+        collect_rarely()
         return RayHost(self.factory(), wiring.LITERATURE, twins_per_actor=twins_per_actor, idle_actor_s=1e6)
 
     def worker(

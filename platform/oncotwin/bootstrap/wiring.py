@@ -249,12 +249,14 @@ def open_host(settings: Settings, version: str) -> TwinHost:
     Raises:
         ConfigurationError: the Ray cluster cannot be reached.
     """
+    from oncotwin.adapters.garbage import collect_rarely
+
+    # With Ray too: what a commit group is made of passes through this process as thousands of small objects.
+    collect_rarely()
     factory = shard_factory(settings, version)
     if settings.ray == "in-process":
-        from oncotwin.adapters.garbage import collect_rarely
         from oncotwin.adapters.local_host import LocalHost
 
-        collect_rarely()
         return LocalHost(factory(factory.version), lambda other: shard_factory(settings, other)(other))
     from oncotwin.adapters.ray_cluster import connect
     from oncotwin.adapters.ray_host import RayHost
