@@ -12,7 +12,7 @@ from oncotwin.domain.ids import TwinId
 from oncotwin.ports.twin_store import TwinStore
 from oncotwin_flows.audit import record_reads
 
-NICENESS = 10
+NICENESS = 5
 """Of a process that answers a question: the stream of the same machine goes first."""
 
 
