@@ -23,7 +23,6 @@ from statistics import median
 from tests.benchmarks.record import record
 from tests.benchmarks.workload import Installation, installation, load_note
 
-from oncotwin.adapters.garbage import collect_rarely
 from oncotwin.bootstrap import wiring
 from oncotwin.domain.amendment import Accepted, Rejection
 from oncotwin.domain.policy import Policy
@@ -186,7 +185,6 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--dry", action="store_true", help="keep no figure")
     chosen = parser.parse_args()
-    collect_rarely()
     plotted = {}
     for place in chosen.kinds:
         for kind in MEASURED:

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from unittest.mock import patch
 
 import pytest
 from tests.integration.site import Site, as_record, digests, replayed
@@ -91,7 +90,7 @@ def test_a_move_is_taken_back_outdone_corrected_and_passed_on(new_site: Callable
     assert digests(other) == at_the_end
 
 
-def test_a_correction_that_moves_nothing_needs_no_whole_journal(site: Site) -> None:
+def test_a_correction_that_moves_nothing_needs_no_whole_journal(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [diameter(f"a{i}", 30 * i, 20 + i, patient="H1/p1") for i in range(4)]
     site.log.append([as_record(line) for line in [*lines, correction("c1", 200, "a1", "retract", patient="H1/p1")]])
     site.work()
@@ -104,13 +103,15 @@ def test_a_correction_that_moves_nothing_needs_no_whole_journal(site: Site) -> N
         return rows
 
     new = {"H1/p1": accepted([correction("c2", 201, "a2", "retract", patient="H1/p1")])}
-    with patch.object(site.store, "journal", journal):
+    with monkeypatch.context() as patched:
+        patched.setattr(site.store, "journal", journal)
         assert moved_rows(new, {}, site.store, NOW) == []
     assert asked == [1]
     # Once an event was moved, what others were told of it may change with any correction.
     asked.clear()
     site.log.append([as_record(correction("c3", 202, "a3", "wrong_patient", right_patient="H1/p2", patient="H1/p1"))])
     site.work()
-    with patch.object(site.store, "journal", journal):
+    with monkeypatch.context() as patched:
+        patched.setattr(site.store, "journal", journal)
         assert moved_rows(new, {}, site.store, NOW) == []
     assert asked == [2, 6]
