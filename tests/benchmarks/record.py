@@ -21,6 +21,7 @@ def record(
     reference: str | float | None = None,
     ratio: float | None = None,
     bar: str | None = None,
+    is_met: bool | None = None,
     command: str,
     note: str = "",
 ) -> None:
@@ -33,8 +34,9 @@ def record(
         reference: what the value is held against: another program's figure, or what it is.
         ratio: value over reference, where that is the question.
         bar: what is demanded, in words: `at least 0.85`.
+        is_met: whether the figure meets it, where that may be in doubt; the page says so of one that does not.
         command: what to run to measure it again.
-        note: what a reader must know; met or not met belongs to the bar.
+        note: what a reader must know.
     """
     known: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     known[name] = {
@@ -43,6 +45,7 @@ def record(
         "reference": reference,
         "ratio": ratio,
         "bar": bar,
+        "is_met": is_met,
         "command": command,
         "note": note,
         "measured": datetime.now(UTC).date().isoformat(),

@@ -12,7 +12,7 @@ from tests.benchmarks.record import DOCS, FIGURES
 HEAD = """# Benchmarks
 
 Every figure was written by the command beside it (`make bench` runs all). Bars are what was demanded before
-measuring; a figure that misses its bar says so in its note.
+measuring; a figure that misses its bar says so beside it.
 """
 
 
@@ -47,7 +47,7 @@ def _row(name: str, figure: dict[str, Any], mark: int) -> str:
         f"{_number(figure['value'])}{unit}",
         _number(figure["reference"]),
         _number(figure["ratio"]),
-        figure["bar"] or "",
+        (figure["bar"] or "") + (" **missed**" if figure.get("is_met") is False else ""),
         f"`{figure['command']}`",
         f"{figure['measured']}, machine {mark}",
     ]
