@@ -104,7 +104,8 @@ def boxes_of(points_um: Array) -> Array:
 def _box_distance(boxes: Array, node: int, x: float, y: float) -> float:
     dx = max(0.0, boxes[node, 0] - x, x - boxes[node, 2])
     dy = max(0.0, boxes[node, 1] - y, y - boxes[node, 3])
-    return dx * dx + dy * dy
+    square: float = dx * dx + dy * dy
+    return square
 
 
 @njit(_i8(_f2, _i1, _i8, _i8, _i8, _i8, _f1, _i1, _i1), cache=True, nogil=True, error_model="numpy")
@@ -151,7 +152,7 @@ def nearest(
     stack = np.empty(128, dtype=np.int64)
     x, y = points[me, 0], points[me, 1]
     node = boxes.shape[0] // 2 + me // _LEAF
-    n_found = _scan_leaf(points, ids, me, me // _LEAF, k, 0, squares, found, places)
+    n_found: int = _scan_leaf(points, ids, me, me // _LEAF, k, 0, squares, found, places)
     while node > 1:
         stack[0] = node ^ 1
         depth = 1
@@ -206,7 +207,8 @@ def within(points: Array, ids: IntArray, boxes: Array, me: int, square: float, r
 @njit(_f8(_f8, _f8, _f1), cache=True, nogil=True, error_model="numpy")
 def reach_of(x: float, y: float, window: Array) -> float:
     """Distance of a place to the border of the window; negative outside."""
-    return min(x - window[0], y - window[1], window[2] - x, window[3] - y)
+    reach: float = min(x - window[0], y - window[1], window[2] - x, window[3] - y)
+    return reach
 
 
 @njit(types.void(_n1, _i8, _i8), cache=True, nogil=True, error_model="numpy")
