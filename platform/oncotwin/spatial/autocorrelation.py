@@ -1,9 +1,9 @@
 """Moran's I and Geary's C of all genes at once, with analytic moments: one pass over a matrix that need not fit memory.
 
 The graph is held whole (each unordered pair once); the (n_cells, n_genes) matrix is read once, in blocks of whole
-chunks of `CHUNK` rows with the rows of their later neighbours as halo. A chunk's sums are float64 in a fixed order;
-chunks are added exactly. So neither block size nor order changes a bit. Sums are of ``y = x - shift``, one shift a gene
-for all blocks, near the mean: nothing cancels when the mean is large beside the spread.
+chunks (`oncotwin.spatial.pairs.CHUNK` rows) with the rows of their later neighbours as halo. A chunk's sums are float64
+in a fixed order; chunks are added exactly. So neither block size nor order changes a bit. Sums are of ``y = x - shift``,
+one shift a gene for all blocks, near the mean: nothing cancels when the mean is large beside the spread.
 
 Cells should be stored in Hilbert order (`oncotwin.spatial.nearest.hilbert_order`): neighbours' rows are then in cache.
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from oncotwin.domain.errors import ConfigurationError
-from oncotwin.spatial.autocorrelation_pass import CHUNK, N_SUMS, sum_chunks
+from oncotwin.spatial.autocorrelation_pass import N_SUMS, sum_chunks
 from oncotwin.spatial.exact_sums import exact_sums, rounded
 from oncotwin.spatial.pairs import PairBlock, PairWeights
 
@@ -121,8 +121,8 @@ def sums_of_block(matrix: Array, pairs: PairBlock, shift: Array) -> Autocorrelat
     if not np.isfinite(chunks).all():
         row, gene = (int(at[0]) for at in np.nonzero(~np.isfinite(values)))
         raise ConfigurationError(
-            f"row {row} of the block that begins at cell {pairs.first}, gene {gene}: {values[row, gene]} is not finite; "
-            "leave such cells or genes out"
+            f"gene {gene} in row {row} of the block that begins at cell {pairs.first}: {values[row, gene]} is not "
+            "finite; leave such cells or genes out"
         )
     return AutocorrelationSums(n_own, np.array(shift), exact_sums(chunks))
 
@@ -181,9 +181,3 @@ def autocorrelation(sums: AutocorrelationSums, pairs: PairWeights) -> tuple[Auto
         Autocorrelation(moran, at, moran_normal, moran_random, 1),
         Autocorrelation(geary, 1.0, geary_normal, geary_random, -1),
     )
-
-
-__all__ = [
-    "CHUNK", "Assumption", "Autocorrelation", "AutocorrelationSums", "autocorrelation", "merge", "shift_of",
-    "sums_of_block",
-]

@@ -48,8 +48,7 @@ def _fma(_context: Any, a: Any, b: Any, c: Any) -> Any:
 def _moments_of_two(
     first: Array, second: Array, shift: Array, shifted: Array, end: float, next_end: float, sums: Array
 ) -> None:
-    """Shift two rows into the buffer and add their powers to six running sums: two at once, to load those half as often.
-    """
+    """Shift two rows into the buffer and add their powers to six running sums, which are so loaded half as often."""
     for g in range(shift.shape[0]):
         y, z = first[g] - shift[g], second[g] - shift[g]
         y_square, z_square = y * y, z * z
