@@ -87,6 +87,14 @@ class SpatialGraph:
         """Number of directed edges."""
         return len(self.neighbours)
 
+    def rows(self, first: int, end: int) -> GraphRows:
+        """The rows of cells ``first`` to ``end - 1``."""
+        part = slice(int(self.offsets[first]), int(self.offsets[end]))
+        return GraphRows(
+            np.arange(first, end, dtype=np.int64), self.offsets[first:end + 1] - self.offsets[first],
+            self.neighbours[part], np.ones(end - first, dtype=np.bool_),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CellBlock:
@@ -272,6 +280,27 @@ def edge_lengths_um(graph: SpatialGraph, points_um: Array) -> Array:
     sources = np.repeat(np.arange(graph.n_cells), np.diff(graph.offsets))
     step = points_um[graph.neighbours] - points_um[sources]
     return np.asarray(np.sqrt(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1]))
+
+
+def held_places(rows: GraphRows, held: IntArray) -> IndexArray:
+    """Where the neighbours of a block's rows stand among the cells that the block holds.
+
+    Args:
+        rows: of the block.
+        held: (n_held,) increasing ids, all own cells and all their neighbours among them.
+    Returns:
+        (n_edges,) int32 places in ``held``, in the order of ``rows.neighbours``.
+    Raises:
+        ConfigurationError: a neighbour is not held.
+    """
+    places = np.searchsorted(held, rows.neighbours)
+    found = held[np.minimum(places, len(held) - 1)] == rows.neighbours
+    if not found.all():
+        raise ConfigurationError(
+            f"cell {rows.neighbours[np.argmin(found)]} is a neighbour, but not among the {len(held)} cells that the "
+            "block holds; hand in the whole halo"
+        )
+    return places.astype(np.int32)
 
 
 class _Tree:

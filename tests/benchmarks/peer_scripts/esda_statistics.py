@@ -41,8 +41,9 @@ def main():
     rng = np.random.default_rng(20)
     points = np.round(rng.random((80, 2)) * 500.0, 3)
     smooth = np.exp(-((points[:, 0] - 200.0) ** 2 + (points[:, 1] - 300.0) ** 2) / 2e4)
+    # Positive, because esda divides by their sum (Getis & Ord 1992), which turns the sign where it is negative.
     values = np.round(np.column_stack([
-        rng.normal(size=80), smooth + 0.2 * rng.normal(size=80), rng.gamma(0.3, 2.0, 80), 1e4 + smooth,
+        5.0 + rng.normal(size=80), smooth + 0.2 * rng.normal(size=80), rng.gamma(0.3, 2.0, 80), 1e4 + smooth,
     ]), 6)
     found = {
         "made_by": "python tests/benchmarks/peer_scripts/esda_statistics.py",
