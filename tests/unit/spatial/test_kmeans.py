@@ -44,6 +44,13 @@ def test_as_good_as_another_implementation(seed: int) -> None:
     assert ours.counts.sum() == 600 and (np.diff(ours.counts) <= 0).all()
 
 
+def test_many_points_start_on_a_sample_that_no_cut_changes() -> None:
+    scores = cloud(30_000, 4, 5)
+    one, other = kmeans(cut(scores, 30_000), 4, 2, 3), kmeans(cut(scores, 777, np.random.default_rng(1)), 4, 2, 3)
+    assert np.array_equal(one.centres, other.centres) and one.counts.sum() == 30_000
+    assert one.inertia * STEP**2 == pytest.approx(KMeans(4, n_init=5, random_state=0).fit(scores).inertia_, rel=2e-3)
+
+
 def test_inertia_and_centres_are_those_of_the_labels() -> None:
     scores = cloud(300, 4, 7)
     found = kmeans(cut(scores, 64), 4, 1)
