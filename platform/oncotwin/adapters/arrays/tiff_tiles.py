@@ -9,6 +9,7 @@ Source: Adobe 1992, TIFF revision 6.0; Adobe 2002, TIFF technical note 2 (JPEG);
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _PLAIN, _JPEG, _DEFLATE = 1, 7, (8, 32946)
 _GREY, _RGB, _YCBCR = 1, 2, 6
 _UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0}
 
+_NAMED_RGB = re.compile(rb"\xff[\xc0-\xc2].{7}\x03R..G..B", re.DOTALL)
 _FORMATS = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 7: "c", 16: "Q"}
 _MAX_ENTRIES = 512
 _MAX_VALUE_BYTES = 1 << 27
@@ -97,17 +99,17 @@ class Tiff:
                 raise ArrayError(
                     "cannot_decode", f"holds {tile.height} x {tile.width} pixels of mode {tile.mode}", where
                 )
-            if tile.mode == "RGB" and self.photometric == _RGB and not _says_colours(raw):
+            if tile.mode == "RGB" and self.photometric == _RGB and not _says_colours(stream):
                 # Without a marker the library takes three channels for luminance and colour difference.
                 tile.draft("YCbCr", tile.size)
                 return np.asarray(tile)
             return np.asarray(tile.convert("RGB"))
 
 
-def _says_colours(raw: bytes) -> bool:
-    """Whether a JPEG carries Adobe's or JFIF's marker in its first bytes."""
-    head = raw[:64]
-    return b"Adobe" in head or b"JFIF" in head
+def _says_colours(stream: bytes) -> bool:
+    """Whether a JPEG itself says how its channels are meant: by Adobe's or JFIF's marker, or by components R, G, B."""
+    head = stream[: stream.find(b"\xff\xda")]
+    return b"Adobe" in head or b"JFIF" in head or _NAMED_RGB.search(head) is not None
 
 
 def open_tiff(file: BinaryIO, max_pixels: int) -> Tiff | None:
