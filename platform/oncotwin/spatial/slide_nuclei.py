@@ -1,0 +1,355 @@
+"""Nuclei of a block, found alike in every tiling: seeds of a blob filter, grown down its slopes inside a bounded box.
+
+1. smoothing: Gaussians with integer weights; sums of integers have one value in every order;
+2. seeds: the maxima of a difference of Gaussians (a Laplacian of the size of a nucleus), ties to the earlier pixel;
+3. growth: a pixel belongs to the seed that the steepest way up leads to (a watershed, pixel by pixel), as far as it is
+   above half the seed's height over the surroundings, and no further from the seed than the radius of the box.
+
+So a nucleus depends only on pixels within `halo` of its seed, and belongs to the tile whose core holds the seed.
+
+Source:
+    Lindeberg 1998, doi:10.1023/A:1008045108935 (blobs as extrema of the Laplacian, scale radius / sqrt 2); Marr &
+    Hildreth 1980, doi:10.1098/rspb.1980.0020 (difference of Gaussians, ratio 1.6); Couprie & Bertrand 1997,
+    doi:10.1117/12.292778 (watershed as steepest ascent).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+from oncotwin.domain.errors import ConfigurationError
+from oncotwin.spatial.slide_grid import SlideGrid, Window
+from oncotwin.spatial.slide_stains import FlagArray, LevelArray, StainedBlock
+from oncotwin.spatial.slide_tissue import OD_STEPS, PEN, TISSUE
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Response = NDArray[np.int32]
+Taps = NDArray[np.int32]
+
+_TAP_SUM = 4096
+_SCALE = 16
+"""Steps of the smoothed images in one step of OD."""
+_RATIO = 1.6
+_EDGE_UM = 0.5
+_WIDTH = 2.5
+"""Half width of a Gaussian's taps in standard deviations."""
+
+_i8, _f4 = types.int64, types.int32[:, ::1]
+_h2, _b2, _t1 = types.uint16[:, ::1], types.uint8[:, ::1], types.int32[::1]
+
+
+@dataclass(frozen=True)
+class NucleiRule:
+    """What counts as a nucleus.
+
+    Args:
+        sigma_um: scale of the blob filter; a disc of radius r answers most at r / sqrt 2.
+        least_response_od: least answer of the filter at a seed, in OD of haematoxylin.
+        largest_radius_um: half side of the box that a nucleus may fill around its seed.
+        least_area_um2, largest_area_um2: areas outside are no nuclei.
+    """
+
+    sigma_um: float = 1.9
+    least_response_od: float = 0.03
+    largest_radius_um: float = 8.0
+    least_area_um2: float = 8.0
+    largest_area_um2: float = 200.0
+
+    def __post_init__(self) -> None:
+        """Refuse rules that no nucleus can satisfy.
+
+        Raises:
+            ConfigurationError: a value that is not positive, or areas in the wrong order.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value > 0.0):
+                raise ConfigurationError(f"NucleiRule.{field.name} is {value}: it must be positive and finite")
+        if self.least_area_um2 >= self.largest_area_um2:
+            raise ConfigurationError("NucleiRule: least_area_um2 is not below largest_area_um2; swap or widen them")
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """Nuclei as integers on the working grid, (n,) each, by rows and then columns of their seeds within a tile.
+
+    Args:
+        row, column: seed on the slide.
+        n_pixels: working pixels.
+        sum_row, sum_column, sum_row2, sum_column2, sum_both: sums of the offsets from the seed, of their squares and
+            of their product.
+        sum_stain: sum of haematoxylin in steps of OD.
+    """
+
+    row: IntArray
+    column: IntArray
+    n_pixels: IntArray
+    sum_row: IntArray
+    sum_column: IntArray
+    sum_row2: IntArray
+    sum_column2: IntArray
+    sum_both: IntArray
+    sum_stain: IntArray
+
+
+@dataclass(frozen=True)
+class Morphometrics:
+    """Nuclei in units: (n,) centre x and y in um from the slide's corner, area in um2, eccentricity, OD."""
+
+    x_um: FloatArray
+    y_um: FloatArray
+    area_um2: FloatArray
+    eccentricity: FloatArray
+    intensity: FloatArray
+
+
+def gaussian_taps(sigma: float) -> Taps:
+    """Half of a symmetric Gaussian in integers that sum to 4,096 over the whole.
+
+    Args:
+        sigma: standard deviation in pixels.
+    Returns:
+        (radius + 1,) from the centre outwards.
+    """
+    radius = max(1, math.ceil(_WIDTH * sigma))
+    weights = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+    taps = np.rint(weights / (2.0 * weights.sum() - weights[0]) * _TAP_SUM).astype(np.int32)
+    taps[0] += _TAP_SUM - (2 * taps.sum() - taps[0])
+    return taps
+
+
+def _cascade(grid: SlideGrid, rule: NucleiRule) -> tuple[Taps, Taps, Taps]:
+    """Taps of the edge's scale, from there to the blob's, and from there to the surroundings'."""
+    edge, blob = _EDGE_UM / grid.pixel_um, rule.sigma_um / grid.pixel_um
+    onward = math.sqrt(max(blob**2 - edge**2, 0.25))
+    around = blob * math.sqrt(_RATIO**2 - 1.0)
+    return gaussian_taps(edge), gaussian_taps(onward), gaussian_taps(around)
+
+
+def halo(grid: SlideGrid, rule: NucleiRule) -> int:
+    """Working pixels around a tile that its nuclei may depend on."""
+    return sum(len(taps) - 1 for taps in _cascade(grid, rule)) + 1 + _box(grid, rule)
+
+
+def _box(grid: SlideGrid, rule: NucleiRule) -> int:
+    return max(1, round(rule.largest_radius_um / grid.pixel_um))
+
+
+def find_nuclei(block: StainedBlock, window: Window, grid: SlideGrid, rule: NucleiRule) -> Nuclei:
+    """Nuclei whose seed lies in the window's core.
+
+    Args:
+        block: of ``window.block``, which must reach `halo` beyond the core or to the slide's edge.
+    Raises:
+        ConfigurationError: the block is of another size than the window, or its halo is too narrow.
+    """
+    _check(block, window, grid, halo(grid, rule))
+    edge_taps, blob_taps, around_taps = _cascade(grid, rule)
+    edge = np.empty(block.haematoxylin.shape, np.int32)
+    blob, answer = np.empty_like(edge), np.empty_like(edge)
+    _smooth_levels(block.haematoxylin, edge_taps, edge)
+    _smooth(edge, blob_taps, blob)
+    _subtract_smooth(blob, around_taps, answer)
+    threshold = round(rule.least_response_od * OD_STEPS * _SCALE)
+    inner = np.array(window.inner, np.int64)
+    seeds = _seeds(answer, block.flags, inner, threshold)
+    least, largest = (round(area / grid.pixel_um**2) for area in (rule.least_area_um2, rule.largest_area_um2))
+    sums = _grow(edge, blob, answer, block.haematoxylin, seeds, _box(grid, rule))
+    kept = (sums[:, 2] >= least) & (sums[:, 2] <= largest)
+    sums = sums[kept] + np.array([window.block[0], window.block[2], 0, 0, 0, 0, 0, 0, 0])
+    return Nuclei(*(np.ascontiguousarray(column) for column in sums.T))
+
+
+def _check(block: StainedBlock, window: Window, grid: SlideGrid, needed: int) -> None:
+    top, bottom, left, right = window.block
+    if block.haematoxylin.shape != (bottom - top, right - left):
+        raise ConfigurationError(
+            f"block of {block.haematoxylin.shape} working pixels for a window of {(bottom - top, right - left)}; "
+            "separate what window.raw reads"
+        )
+    ends = (0, grid.working_shape[0], 0, grid.working_shape[1])
+    for core, edge, end in zip(window.core, window.block, ends, strict=True):
+        if abs(core - edge) < needed and edge != end:
+            raise ConfigurationError(
+                f"halo of {abs(core - edge)} working pixels: nuclei need {needed}; cut tiles with halo(grid, rule)"
+            )
+
+
+def merge_nuclei(parts: Iterable[Nuclei]) -> Nuclei:
+    """Nuclei of disjoint tiles as one table by row and column of the seed, whatever the tiles and their order."""
+    tables = list(parts)
+    if not tables:
+        return Nuclei(*(np.zeros(0, np.int64) for _ in fields(Nuclei)))
+    joined = [np.concatenate([getattr(table, field.name) for table in tables]) for field in fields(Nuclei)]
+    order = np.lexsort((joined[1], joined[0]))
+    return Nuclei(*(column[order] for column in joined))
+
+
+def measure(nuclei: Nuclei, grid: SlideGrid) -> Morphometrics:
+    """Centre, size, shape and stain of each nucleus, from its integer sums.
+
+    The eccentricity is that of the ellipse with the same second moments, each pixel being a square (1/12 on each axis);
+    the intensity is the mean optical density of haematoxylin.
+    """
+    n = nuclei.n_pixels.astype(np.float64)
+    row, column = nuclei.sum_row / n, nuclei.sum_column / n
+    var_row = nuclei.sum_row2 / n - row**2 + 1.0 / 12.0
+    var_column = nuclei.sum_column2 / n - column**2 + 1.0 / 12.0
+    both = nuclei.sum_both / n - row * column
+    half = 0.5 * (var_row + var_column)
+    spread = np.sqrt((0.5 * (var_row - var_column)) ** 2 + both**2)
+    return Morphometrics(
+        x_um=(nuclei.column + column + 0.5) * grid.pixel_um,
+        y_um=(nuclei.row + row + 0.5) * grid.pixel_um,
+        area_um2=n * grid.pixel_um**2,
+        eccentricity=np.sqrt(np.clip(2.0 * spread / (half + spread), 0.0, 1.0)),
+        intensity=nuclei.sum_stain / n / OD_STEPS,
+    )
+
+
+@njit(types.void(_f4, _i8, _t1, _t1, _t1), cache=True, nogil=True)
+def _smooth_row(image: Response, i: int, taps: Taps, line: Taps, out: Taps) -> None:
+    """Smooth one row of an image down and across; the outermost pixels go on beyond the image's edge.
+
+    ``line`` has room for a row and the taps' radius on both sides.
+    """
+    rows, columns = image.shape
+    radius = len(taps) - 1
+    middle = line[radius : radius + columns]
+    row, weight = image[i], taps[0]
+    for j in range(columns):
+        middle[j] = weight * row[j]
+    for k in range(1, radius + 1):
+        above, below, weight = image[max(i - k, 0)], image[min(i + k, rows - 1)], taps[k]
+        for j in range(columns):
+            middle[j] += weight * (above[j] + below[j])
+    for j in range(columns):
+        middle[j] = (middle[j] + 2048) >> 12
+    line[:radius] = middle[0]
+    line[radius + columns :] = middle[columns - 1]
+    weight = taps[0]
+    for j in range(columns):
+        out[j] = weight * middle[j]
+    for k in range(1, radius + 1):
+        before, after, weight = line[radius - k :], line[radius + k :], taps[k]
+        for j in range(columns):
+            out[j] += weight * (before[j] + after[j])
+    for j in range(columns):
+        out[j] = (out[j] + 2048) >> 12
+
+
+@njit(types.void(_f4, _t1, _f4), cache=True, nogil=True)
+def _smooth(image: Response, taps: Taps, out: Response) -> None:
+    line = np.empty(image.shape[1] + 2 * len(taps), np.int32)[: image.shape[1] + 2 * len(taps) - 2]
+    for i in range(image.shape[0]):
+        _smooth_row(image, i, taps, line, out[i])
+
+
+@njit(types.void(_h2, _t1, _f4), cache=True, nogil=True)
+def _smooth_levels(image: LevelArray, taps: Taps, out: Response) -> None:
+    scaled = np.empty(image.shape, np.int32)
+    for i in range(image.shape[0]):
+        for j in range(image.shape[1]):
+            scaled[i, j] = image[i, j] * 16
+    _smooth(scaled, taps, out)
+
+
+@njit(types.void(_f4, _t1, _f4), cache=True, nogil=True)
+def _subtract_smooth(image: Response, taps: Taps, out: Response) -> None:
+    """The image less its smoothed self."""
+    _smooth(image, taps, out)
+    for i in range(image.shape[0]):
+        for j in range(image.shape[1]):
+            out[i, j] = image[i, j] - out[i, j]
+
+
+@njit(types.boolean(_f4, _i8, _i8), cache=True, nogil=True)
+def _is_maximum(answer: Response, i: int, j: int) -> bool:
+    """No neighbour is higher, nor as high and earlier."""
+    own = answer[i, j]
+    for di in range(-1, 2):
+        for dj in range(-1, 2):
+            y, x = i + di, j + dj
+            if (di != 0 or dj != 0) and 0 <= y < answer.shape[0] and 0 <= x < answer.shape[1]:
+                other = answer[y, x]
+                if other > own or (other == own and (di < 0 or (di == 0 and dj < 0))):
+                    return False
+    return True
+
+
+@njit(types.int64[:, ::1](_f4, _b2, types.int64[::1], _i8), cache=True, nogil=True)
+def _seeds(answer: Response, flags: FlagArray, inner: IntArray, threshold: int) -> IntArray:
+    """Maxima of the answer on tissue in the core, (n, 2)."""
+    found = np.empty((1024, 2), np.int64)
+    n = 0
+    for i in range(inner[0], inner[1]):
+        row = answer[i]
+        for j in range(inner[2], inner[3]):
+            if row[j] >= threshold and flags[i, j] & (TISSUE | PEN) == TISSUE and _is_maximum(answer, i, j):
+                if n == len(found):
+                    wider = np.empty((2 * n, 2), np.int64)
+                    wider[:n] = found
+                    found = wider
+                found[n, 0], found[n, 1] = i, j
+                n += 1
+    return found[:n].copy()
+
+
+@njit(types.boolean(_f4, _i8, _i8, _i8, _i8), cache=True, nogil=True)
+def _leads_to(answer: Response, y: int, x: int, i: int, j: int) -> bool:
+    """Of the neighbours of (y, x), (i, j) is the highest, the earliest of those as high, and higher than (y, x)."""
+    height, own = answer[i, j], answer[y, x]
+    if height < own or (height == own and (i > y or (i == y and j >= x))):
+        return False
+    for v in range(max(y - 1, 0), min(y + 2, answer.shape[0])):
+        for u in range(max(x - 1, 0), min(x + 2, answer.shape[1])):
+            other = answer[v, u]
+            if other > height or (other == height and (v < i or (v == i and u < j))):
+                return False
+    return True
+
+
+@njit(types.int64[:, ::1](_f4, _f4, _f4, _h2, types.int64[:, ::1], _i8), cache=True, nogil=True)
+def _grow(edge: Response, blob: Response, answer: Response, stain: LevelArray, seeds: IntArray, box: int) -> IntArray:
+    """Sums over the pixels of each seed, (n, 9) in the order of `Nuclei`.
+
+    Every pixel has one way up, so that no two seeds reach the same pixel and no mark is needed of those visited.
+    """
+    sums = np.zeros((len(seeds), 9), np.int64)
+    stack = np.empty((2 * box + 1) ** 2 * 2, np.int64)
+    for s in range(len(seeds)):
+        i0, j0 = seeds[s, 0], seeds[s, 1]
+        top, bottom = max(i0 - box, 0), min(i0 + box, answer.shape[0] - 1)
+        left, right = max(j0 - box, 0), min(j0 + box, answer.shape[1] - 1)
+        # Half the height of a nucleus over its surroundings is some 1.25 answers below its summit at the blob's scale:
+        # fitted on generated tissue, so that areas come out right in the middle.
+        level = blob[i0, j0] - 5 * answer[i0, j0] // 4
+        stack[0], stack[1] = i0, j0
+        n_open = 1
+        n = sum_i = sum_j = sum_ii = sum_jj = sum_ij = total = np.int64(0)
+        while n_open > 0:
+            n_open -= 1
+            i, j = stack[2 * n_open], stack[2 * n_open + 1]
+            di, dj = i - i0, j - j0
+            n += 1
+            sum_i += di
+            sum_j += dj
+            sum_ii += di * di
+            sum_jj += dj * dj
+            sum_ij += di * dj
+            total += stain[i, j]
+            for y in range(max(i - 1, top), min(i + 1, bottom) + 1):
+                for x in range(max(j - 1, left), min(j + 1, right) + 1):
+                    if answer[y, x] > 0 and edge[y, x] >= level and _leads_to(answer, y, x, i, j):
+                        stack[2 * n_open], stack[2 * n_open + 1] = y, x
+                        n_open += 1
+        sums[s, 0], sums[s, 1], sums[s, 2], sums[s, 3], sums[s, 4] = i0, j0, n, sum_i, sum_j
+        sums[s, 5], sums[s, 6], sums[s, 7], sums[s, 8] = sum_ii, sum_jj, sum_ij, total
+    return sums

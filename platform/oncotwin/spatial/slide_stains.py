@@ -1,0 +1,239 @@
+"""Haematoxylin and eosin apart: stain vectors of a slide, and the separation of a block in one pass of integers.
+
+Source:
+    Ruifrok & Johnston 2001, Anal Quant Cytol Histol 23:291-299, PMID 11531144 (separation by optical density, fixed
+    vectors); Macenko et al. 2009, doi:10.1109/ISBI.2009.5193250 (vectors of a slide from its own pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+from oncotwin.domain.errors import ConfigurationError
+from oncotwin.spatial.slide_grid import ByteImage, check_image, position_hash
+from oncotwin.spatial.slide_tissue import OD_STEPS, PEN, OpticalTable, TissueModel, flags_of, optical_table
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+LevelArray = NDArray[np.uint16]
+FlagArray = NDArray[np.uint8]
+
+FIXED_VECTORS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
+"""Haematoxylin and eosin of Ruifrok & Johnston 2001, in optical density (R, G, B)."""
+LARGEST_STAIN = 4095
+"""Largest amount of a stain that is kept, in steps of OD."""
+
+_LEAST_OD = 0.15
+_ANGLE_PERCENT = 1.0
+_LEAST_PIXELS = 1000
+_LEAST_ANGLE = 10.0
+_LARGEST_TURN = 40.0
+_WEIGHT_STEPS = 4096
+
+_i4, _u8 = types.int32, types.uint64
+_image, _h2, _b2 = types.uint8[:, :, ::1], types.uint16[:, ::1], types.uint8[:, ::1]
+
+
+@dataclass(frozen=True)
+class PixelSample:
+    """Raw pixels drawn by their place.
+
+    Args:
+        places: (n,) row x 2^32 + column, increasing.
+        levels: (n, 3) RGB.
+    """
+
+    places: IntArray
+    levels: ByteImage
+
+
+@dataclass(frozen=True)
+class StainModel:
+    """Two stain vectors of unit length, (2, 3): haematoxylin, eosin.
+
+    Args:
+        vectors: rows in optical density (R, G, B).
+        source: ``macenko`` or ``fixed``.
+        reason: why the fixed vectors were taken; "" otherwise.
+    """
+
+    vectors: FloatArray
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StainedBlock:
+    """A block on the working grid.
+
+    Args:
+        haematoxylin, eosin: (rows, columns) amounts in steps of 1/1024 OD.
+        grey: (rows, columns) mean of the three channels of the raw pixels, times four.
+        flags: (rows, columns) of TISSUE and PEN bits.
+    """
+
+    haematoxylin: LevelArray
+    eosin: LevelArray
+    grey: LevelArray
+    flags: FlagArray
+
+
+def sample_pixels(image: ByteImage, origin: tuple[int, int], one_in: int, seed: int) -> PixelSample:
+    """Draw about one raw pixel in ``one_in``, by a hash of its place on the slide.
+
+    Args:
+        image: RGB block without halo.
+        origin: row and column of its first pixel on the slide.
+    """
+    check_image(image, "sample_pixels")
+    if one_in < 1:
+        raise ConfigurationError(f"one pixel in {one_in}: give at least 1")
+    rows, columns = _draw(image.shape[0], image.shape[1], origin[0], origin[1], one_in, seed)
+    return PixelSample(((rows + origin[0]) << 32) | (columns + origin[1]), image[rows, columns])
+
+
+@njit(cache=True, nogil=True)
+def _draw(
+    n_rows: int, n_columns: int, first_row: int, first_column: int, one_in: int, seed: int
+) -> tuple[IntArray, IntArray]:
+    limit = np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(one_in)
+    rows, columns = [0][:0], [0][:0]
+    for i in range(n_rows):
+        for j in range(n_columns):
+            if position_hash(np.uint64(first_row + i), np.uint64(first_column + j), np.uint64(seed)) <= limit:
+                rows.append(i)
+                columns.append(j)
+    return np.array(rows, np.int64), np.array(columns, np.int64)
+
+
+def merge_samples(samples: Iterable[PixelSample]) -> PixelSample:
+    """Join samples of disjoint blocks, in the order of their places, whatever the order they come in."""
+    parts = list(samples)
+    places = np.concatenate([part.places for part in parts])
+    order = np.argsort(places, kind="stable")
+    return PixelSample(places[order], np.concatenate([part.levels for part in parts])[order])
+
+
+def fit_stains(sample: PixelSample, tissue: TissueModel) -> StainModel:
+    """Stain vectors of a slide by Macenko's method, or the fixed ones where they cannot be had.
+
+    Pixels of at least 0.15 OD in green are projected on the plane of their two main directions; the 1st and 99th
+    percentile of their angle there are the stains. (Macenko et al. ask for 0.15 OD in every channel, which drops pure
+    eosin, as it hardly absorbs red.) The fixed vectors serve where fewer than 1,000 pixels count, where the two stains
+    are less than 10 degrees apart, or where one is more than 40 degrees from its fixed vector: then there is one stain
+    only, or no H&E.
+
+    Source:
+        Macenko et al. 2009, section 2.
+    """
+    fixed = np.array(FIXED_VECTORS)
+    fixed = fixed / np.linalg.norm(fixed, axis=1, keepdims=True)
+    table = optical_table(tissue.white, 1)
+    od = np.stack([table[c][sample.levels[:, c]] for c in range(3)], axis=1)
+    ink = _inks(od)
+    od_kept = od[(od[:, 1] >= _LEAST_OD * OD_STEPS) & ~ink]
+    if len(od_kept) < _LEAST_PIXELS:
+        return StainModel(fixed, "fixed", f"only {len(od_kept)} of {len(od)} sampled pixels hold stain")
+    # Integers sum exactly, so the directions depend on the sample alone.
+    whole = od_kept.astype(np.int64)
+    products = (whole.T @ whole).astype(np.float64) / len(whole)
+    mean = whole.sum(axis=0) / len(whole)
+    plane = np.linalg.eigh(products - np.outer(mean, mean))[1][:, [2, 1]]
+    plane = plane * np.where(plane.sum(axis=0) < 0.0, -1.0, 1.0)
+    projected = od_kept @ plane
+    angles = np.arctan2(projected[:, 1], projected[:, 0])
+    ends = np.percentile(angles, [_ANGLE_PERCENT, 100.0 - _ANGLE_PERCENT])
+    vectors = np.stack([np.cos(ends), np.sin(ends)], axis=1) @ plane.T
+    vectors = np.maximum(vectors, 0.0)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    # Haematoxylin is the one that absorbs more red for its green.
+    vectors = vectors[np.argsort(-vectors[:, 0], kind="stable")]
+    apart = _degrees(vectors[0], vectors[1])
+    turns = [_degrees(vectors[k], fixed[k]) for k in range(2)]
+    if apart < _LEAST_ANGLE:
+        return StainModel(fixed, "fixed", f"the two stains found are {apart:.0f} degrees apart")
+    if max(turns) > _LARGEST_TURN:
+        return StainModel(fixed, "fixed", f"a stain found is {max(turns):.0f} degrees from haematoxylin or eosin")
+    return StainModel(vectors, "macenko", "")
+
+
+def _degrees(one: FloatArray, other: FloatArray) -> float:
+    return float(np.degrees(np.arccos(np.clip(one @ other, -1.0, 1.0))))
+
+
+def _inks(od: NDArray[np.int32]) -> NDArray[np.bool_]:
+    return np.array([flags_of(r, g, b, 0) == PEN for r, g, b in od.tolist()], dtype=np.bool_)
+
+
+def separate(image: ByteImage, tissue: TissueModel, stains: StainModel, factor: int) -> StainedBlock:
+    """Bring a block to working pixels, separate its stains and flag its pixels, in one pass of integers.
+
+    Args:
+        image: RGB bytes whose first pixel begins a working pixel; rows and columns beyond whole ones are left out.
+        factor: raw pixels along the side of a working pixel.
+    """
+    check_image(image, "separate")
+    inverse = np.linalg.pinv(stains.vectors.T)
+    weights = np.rint(inverse * _WEIGHT_STEPS).astype(np.int32)
+    table = optical_table(tissue.white, factor)
+    threshold = round(tissue.threshold_od * OD_STEPS)
+    shape = image.shape[0] // factor, image.shape[1] // factor
+    out = StainedBlock(
+        np.empty(shape, np.uint16), np.empty(shape, np.uint16), np.empty(shape, np.uint16), np.empty(shape, np.uint8)
+    )
+    parts = (out.haematoxylin, out.eosin, out.grey, out.flags)
+    _separate(np.ascontiguousarray(image), factor, table, weights, threshold, *parts)
+    return out
+
+
+@njit(
+    types.void(_image, types.int64, types.int32[:, ::1], types.int32[:, ::1], _i4, _h2, _h2, _h2, _b2),
+    cache=True,
+    nogil=True,
+)
+def _separate(
+    image: ByteImage,
+    factor: int,
+    table: OpticalTable,
+    weights: NDArray[np.int32],
+    threshold: int,
+    haematoxylin: LevelArray,
+    eosin: LevelArray,
+    grey: LevelArray,
+    flags: FlagArray,
+) -> None:
+    rows, columns = haematoxylin.shape
+    raw = 3 * image.shape[1]
+    sums = np.empty(raw, np.int32)
+    h_r, h_g, h_b = weights[0, 0], weights[0, 1], weights[0, 2]
+    e_r, e_g, e_b = weights[1, 0], weights[1, 1], weights[1, 2]
+    t_r, t_g, t_b = table[0], table[1], table[2]
+    divisor = 3 * factor * factor
+    for i in range(rows):
+        first = image[i * factor].reshape(raw)
+        for k in range(raw):
+            sums[k] = first[k]
+        for di in range(1, factor):
+            line = image[i * factor + di].reshape(raw)
+            for k in range(raw):
+                sums[k] += line[k]
+        for j in range(columns):
+            red, green, blue = np.int32(0), np.int32(0), np.int32(0)
+            start = 3 * factor * j
+            for _ in range(factor):
+                red += sums[start]
+                green += sums[start + 1]
+                blue += sums[start + 2]
+                start += 3
+            od_r, od_g, od_b = t_r[red], t_g[green], t_b[blue]
+            h = (h_r * od_r + h_g * od_g + h_b * od_b) >> 12
+            e = (e_r * od_r + e_g * od_g + e_b * od_b) >> 12
+            haematoxylin[i, j] = min(max(h, 0), LARGEST_STAIN)
+            eosin[i, j] = min(max(e, 0), LARGEST_STAIN)
+            grey[i, j] = (4 * (red + green + blue)) // divisor
+            flags[i, j] = flags_of(od_r, od_g, od_b, threshold)
