@@ -159,8 +159,7 @@ def spread(folder: Path) -> None:
     record(
         "spatial.enrichment.spread", round(inside, 4), "1", reference="squidpy, 20 seeds of 1,000 permutations",
         bar="within the spread", command=COMMAND,
-        note="share of type pairs whose exact z lies between the smallest and the largest of 20 seeds; by chance alone "
-        "one in about 10 ** 6 would not",
+        note="share of type pairs whose exact z lies between the smallest and the largest of 20 seeds",
     )
 
 

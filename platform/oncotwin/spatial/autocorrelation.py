@@ -2,8 +2,9 @@
 
 The graph is held whole (each unordered pair once); the (n_cells, n_genes) matrix is read once, in blocks of whole
 chunks (`oncotwin.spatial.pairs.CHUNK` rows) with the rows of their later neighbours as halo. A chunk's sums are float64
-in a fixed order; chunks are added exactly. So neither block size nor order changes a bit. Sums are of ``y = x - shift``,
-one shift a gene for all blocks, near the mean: nothing cancels when the mean is large beside the spread.
+in a fixed order; chunks are added exactly. So neither block size nor order changes a bit. Sums are of
+``y = x - shift``, one shift a gene for all blocks, near the mean: nothing cancels when the mean is large beside the
+spread.
 
 Cells should be stored in Hilbert order (`oncotwin.spatial.nearest.hilbert_order`): neighbours' rows are then in cache.
 
