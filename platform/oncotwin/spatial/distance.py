@@ -144,8 +144,6 @@ def column_gaps(sites: BoolArray, first_row: int, above: IntArray, below: IntArr
     Args:
         sites: (rows, columns) of the block, whose first row on the whole grid is ``first_row``.
         above, below: (columns,) by `carry_columns`.
-    Returns:
-        (rows, columns).
     """
     rows, columns = sites.shape
     gaps = np.full((rows, columns), NONE)
@@ -272,8 +270,7 @@ def squared_distances(sites: BoolArray, grid: Grid, block: tuple[int, int]) -> I
     """Squared distance in steps of every pixel to the nearest site, block by block.
 
     Args:
-        sites: (rows, columns), true where a site is.
-        grid: the same shape.
+        sites: (rows, columns) of the grid, true where a site is.
         block: rows and columns of a block; the result does not depend on it.
     Returns:
         (rows, columns); NONE everywhere if there is no site.
@@ -314,8 +311,7 @@ def signed_from_squared(
     the nearest pixel of the other class. Glass is no class: the edge of the tissue is no interface.
 
     Args:
-        classes: (rows, columns): INSIDE, OUTSIDE or NOT_TISSUE.
-        to_inside, to_outside: squared distances in steps to the nearest pixel of either class.
+        classes: (rows, columns), with the squared distances in steps to the nearest pixel of either class.
     Returns:
         (rows, columns), negative inside, NaN where there is no tissue, infinite where the grid lacks the other class.
     """

@@ -260,8 +260,8 @@ def length_from_pairs(pairs: IntArray, spacing_um: float) -> float:
 
     Of points with density d on both sides of a straight line, pairs nearer than r lie across each unit of its length
     d^2 times the integral of 2 u sqrt(r^2 - u^2) over u from 0 to r, which is 2/3 r^3: no direction is preferred, and
-    lattice, hexagons and scattered cells are measured alike. Bends sharper than r are cut short, and scattered cells carry the noise of their density: about
-    5 % (one standard deviation) over an interface of 360 spacings.
+    lattice, hexagons and scattered cells are measured alike. Bends sharper than r are cut short, and scattered cells
+    carry the noise of their density: about 5 % (one standard deviation) over an interface of 360 spacings.
     """
     reach = PAIR_REACH * spacing_um
     return float(pairs[1]) / 2 * 1.5 * spacing_um**4 / reach**3
