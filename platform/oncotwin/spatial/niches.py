@@ -20,11 +20,11 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial, reduce
 from operator import add
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -32,23 +32,16 @@ from numpy.typing import NDArray
 
 from oncotwin.domain.errors import ConfigurationError
 from oncotwin.spatial.augmented import augment, find_neighbours, neighbour_means
+from oncotwin.spatial.blocks import Run
 from oncotwin.spatial.components import STEP as FEATURE_STEP
 from oncotwin.spatial.components import Components, fit_components, project, to_steps
 from oncotwin.spatial.kmeans import STEP, Clustering, PointBlock, assign, kmeans, to_points
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 _LOG_STEP = 2.0**-12
 _BLOCK = 1 << 16
-
-
-class Run(Protocol):
-    """Applies a function to every block, as the built-in `map` does; an engine may do it side by side."""
-
-    def __call__(self, function: Callable[[In], Out], blocks: Iterable[In], /) -> Iterable[Out]: ...
 
 
 @dataclass(frozen=True)
