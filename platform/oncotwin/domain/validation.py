@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from oncotwin.domain.amendment import Accepted, Rejection
+from oncotwin.domain.claim import ArrayError, segments_below
 from oncotwin.domain.envelope import Event
 from oncotwin.domain.errors import EventError
 from oncotwin.domain.events import Headers, as_structured, content_hash, decode_record, encode_line
@@ -140,17 +140,11 @@ def _array_reference(event: Event, header: EventHeader, policy: Policy) -> Array
 
 
 def _is_below(reference: str, store: str) -> bool:
-    """Whether a URI lies below a store's, by whole path segments and with no way back up."""
+    """Whether a URI lies below a store's, by a path that leads nowhere but down."""
     try:
-        there, allowed = urlsplit(reference), urlsplit(store)
-    except ValueError:
+        return segments_below(reference, store) is not None
+    except ArrayError:
         return False
-    if (there.scheme, there.netloc) != (allowed.scheme, allowed.netloc) or there.query or there.fragment:
-        return False
-    path = unquote(there.path)
-    if "%" in path or "\\" in path or "//" in path or {".", ".."} & set(path.split("/")):
-        return False
-    return path.startswith(allowed.path.rstrip("/") + "/")
 
 
 def _identity(raw: bytes) -> tuple[EventKey | None, str | None]:
