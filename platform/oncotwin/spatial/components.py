@@ -13,7 +13,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,13 +115,13 @@ def pass_sums(steps: FloatArray, directions: FloatArray) -> PassSums:
 
 
 def fit_components(
-    passes: Callable[[], Iterable[FloatArray]], n_features: int, n_components: int, seed: int,
+    sum_up: Callable[[FloatArray], PassSums], n_features: int, n_components: int, seed: int,
     tolerance: float = 1e-4, most_passes: int = 40,
 ) -> Components:
     """Leading components of all rows.
 
     Args:
-        passes: begins a new pass over the blocks, each (n, n_features) by `to_steps`; in any cut and order.
+        sum_up: one pass over all rows: from directions the sum of `pass_sums` over the blocks, in any cut and order.
         n_features: how wide a row is.
         n_components: how many components; fewer come back where the rows do not span as many.
         seed: of the first directions.
@@ -137,7 +137,9 @@ def fit_components(
     while not settled and n_passes < most_passes:
         n_passes += 1
         directions = np.rint(basis / DIRECTION_STEP)
-        sums = _sum_passes(passes(), directions)
+        sums = sum_up(directions)
+        if sums.n < 2:
+            raise ConfigurationError(f"{sums.n} rows have no components; check that the section has spots left")
         basis, turned, found = _rayleigh_ritz(sums, directions)
         whole = directions.shape[1] == n_features
         kept = min(n_components, int((found > found[0] * 1e-9).sum())) if found[0] > 0 else 0
@@ -157,19 +159,6 @@ def _first_basis(n_features: int, n_components: int, seed: int) -> FloatArray:
     drawn = np.random.default_rng(seed).choice([-1.0, 1.0], (n_features, 2 * n_components + 8))
     basis: FloatArray = np.linalg.qr(drawn)[0]
     return basis
-
-
-def _sum_passes(blocks: Iterable[FloatArray], directions: FloatArray) -> PassSums:
-    n_features, n_directions = directions.shape
-    total = PassSums(
-        0, np.zeros(n_features, dtype=np.int64), np.zeros(n_directions, dtype=np.int64),
-        np.zeros((n_features, n_directions), dtype=np.int64),
-    )
-    for steps in blocks:
-        total += pass_sums(steps, directions)
-    if total.n < 2:
-        raise ConfigurationError(f"{total.n} rows have no components; check that the section has spots left")
-    return total
 
 
 def _rayleigh_ritz(sums: PassSums, directions: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

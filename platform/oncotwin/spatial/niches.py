@@ -20,11 +20,11 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial, reduce
 from operator import add
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numba import njit, types
@@ -34,7 +34,7 @@ from oncotwin.domain.errors import ConfigurationError
 from oncotwin.spatial.augmented import augment, find_neighbours, neighbour_means
 from oncotwin.spatial.blocks import Run
 from oncotwin.spatial.components import STEP as FEATURE_STEP
-from oncotwin.spatial.components import Components, fit_components, project, to_steps
+from oncotwin.spatial.components import Components, PassSums, fit_components, pass_sums, project, to_steps
 from oncotwin.spatial.kmeans import STEP, Clustering, PointBlock, assign, kmeans, to_points
 
 FloatArray = NDArray[np.float64]
@@ -59,6 +59,30 @@ class CellBlock:
     places: FloatArray
     counts: NDArray[Any]
     n_owned: int
+
+
+class Cells(Protocol):
+    """What is asked of a block; one that reads its counts when they are asked for need not be a `CellBlock`."""
+
+    @property
+    def rows(self) -> IntArray:
+        """As of `CellBlock`."""
+        ...
+
+    @property
+    def places(self) -> FloatArray:
+        """As of `CellBlock`."""
+        ...
+
+    @property
+    def counts(self) -> NDArray[Any]:
+        """As of `CellBlock`."""
+        ...
+
+    @property
+    def n_owned(self) -> int:
+        """As of `CellBlock`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -153,7 +177,7 @@ def _logs(counts: IntArray, scales: FloatArray) -> IntArray:
     return logs
 
 
-def depths(block: CellBlock) -> IntArray:
+def depths(block: Cells) -> IntArray:
     """Total counts (n_owned,) of the block's own cells.
 
     Raises:
@@ -174,7 +198,7 @@ def log_counts(counts: NDArray[Any], totals: IntArray, depth: float) -> IntArray
     return np.asarray(_logs(np.ascontiguousarray(counts, dtype=np.int64), depth / totals))
 
 
-def gene_sums(block: CellBlock, depth: float) -> GeneSums:
+def gene_sums(block: Cells, depth: float) -> GeneSums:
     """Sums of the block's own cells for each gene.
 
     Args:
@@ -204,7 +228,7 @@ def choose_genes(sums: GeneSums, settings: NicheSettings) -> GeneScale:
     return GeneScale(genes, means[genes], deviations[genes])
 
 
-def features(block: CellBlock, depth: float, scale: GeneScale, settings: NicheSettings) -> FloatArray:
+def features(block: Cells, depth: float, scale: GeneScale, settings: NicheSettings) -> FloatArray:
     """Augmented features (n_owned, 3 n_genes) of the block's own cells, in steps of `components`."""
     totals = np.maximum(block.counts.sum(axis=1, dtype=np.int64), 1)
     logs = log_counts(block.counts[:, scale.genes], totals, depth) * _LOG_STEP
@@ -218,11 +242,29 @@ def scores(steps: FloatArray, components: Components) -> NDArray[np.int32]:
     return to_points(centred / np.sqrt(components.variances))
 
 
-def neighbour_sums(block: CellBlock, all_scores: NDArray[np.int32], settings: NicheSettings) -> NeighbourSums:
-    """Sums over the block's own cells of their scores and of their neighbours' mean scores."""
+def component_sums(
+    block: Cells, directions: FloatArray, depth: float, scale: GeneScale, settings: NicheSettings
+) -> PassSums:
+    """What a pass of `fit_components` needs of the block's own cells; the features stay where they were made."""
+    return pass_sums(features(block, depth, scale, settings), directions)
+
+
+def component_scores(
+    block: Cells, components: Components, depth: float, scale: GeneScale, settings: NicheSettings
+) -> NDArray[np.int32]:
+    """Components of unit variance (n_owned, n_components) of the block's own cells, in steps of `kmeans`."""
+    return scores(features(block, depth, scale, settings), components)
+
+
+def neighbour_sums(block: Cells, held_scores: NDArray[np.int32], settings: NicheSettings) -> NeighbourSums:
+    """Sums over the block's own cells of their scores and of their neighbours' mean scores.
+
+    Args:
+        held_scores: (n, n_components) scores of all cells of the block, its halo among them.
+    """
     near = find_neighbours(block.places, block.rows, block.n_owned, settings.bandwidth)
-    means = np.rint(neighbour_means(all_scores[block.rows].astype(np.float64), near)).astype(np.int64)
-    own = all_scores[block.rows[: block.n_owned]].astype(np.int64)
+    means = np.rint(neighbour_means(held_scores.astype(np.float64), near)).astype(np.int64)
+    own = held_scores[: block.n_owned].astype(np.int64)
     has = np.diff(near.offsets) > 0
     own, means = own[has], means[has]
     return NeighbourSums(
@@ -242,7 +284,7 @@ def explained_share(sums: NeighbourSums) -> FloatArray:
 
 
 def find_niches(
-    blocks: Sequence[CellBlock], seed: int, n_niches: int | None = None, settings: NicheSettings | None = None,
+    blocks: Sequence[Cells], seed: int, n_niches: int | None = None, settings: NicheSettings | None = None,
     run: Run = map,
 ) -> Niches:
     """Niches of a section.
@@ -266,15 +308,16 @@ def find_niches(
     depth = float(np.median(np.concatenate(list(run(depths, blocks)))))
     scale = choose_genes(reduce(add, run(partial(gene_sums, depth=depth), blocks)), how)
 
-    def once_more() -> Iterator[FloatArray]:
-        yield from run(partial(features, depth=depth, scale=scale, settings=how), blocks)
+    def sum_up(directions: FloatArray) -> PassSums:
+        what = partial(component_sums, directions=directions, depth=depth, scale=scale, settings=how)
+        return reduce(add, run(what, blocks))
 
-    found = fit_components(once_more, 3 * len(scale.genes), min(how.n_components, max(rows.size - 1, 1)), seed)
+    found = fit_components(sum_up, 3 * len(scale.genes), min(how.n_components, max(rows.size - 1, 1)), seed)
     every = np.empty((rows.size, len(found.variances)), dtype=np.int32)
-    every[rows] = np.concatenate([scores(steps, found) for steps in once_more()])
-    shares = explained_share(
-        reduce(add, run(partial(neighbour_sums, all_scores=every, settings=how), blocks))
-    )
+    what = partial(component_scores, components=found, depth=depth, scale=scale, settings=how)
+    every[rows] = np.concatenate(list(run(what, blocks)))
+    held = ((block, every[block.rows]) for block in blocks)
+    shares = explained_share(reduce(add, run(partial(_neighbour_sums_of, settings=how), held)))
     points = to_points(every * (STEP * shares))
     pieces = [
         PointBlock(np.arange(i, min(i + _BLOCK, rows.size)), points[i : i + _BLOCK])
@@ -282,6 +325,11 @@ def find_niches(
     ]
     clustering, ratios = _choose(pieces, rows.size, n_niches, seed, how)
     return Niches(assign(points, clustering.centres)[0], clustering, found, shares, scale.genes, ratios)
+
+
+def _neighbour_sums_of(held: tuple[Cells, NDArray[np.int32]], settings: NicheSettings) -> NeighbourSums:
+    """`neighbour_sums` of a block that comes with its scores."""
+    return neighbour_sums(*held, settings)
 
 
 def _choose(

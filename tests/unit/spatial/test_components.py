@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
+
 import numpy as np
 import pytest
 
@@ -10,6 +14,7 @@ from oncotwin.spatial.components import (
     DIRECTION_STEP,
     STEP,
     FloatArray,
+    PassSums,
     fit_components,
     pass_sums,
     project,
@@ -24,10 +29,15 @@ def matrix(n: int, n_features: int) -> FloatArray:
     return made
 
 
+def summed(blocks: Sequence[FloatArray]) -> Callable[[FloatArray], PassSums]:
+    """A pass over rows that are held."""
+    return lambda directions: reduce(add, (pass_sums(block, directions) for block in blocks))
+
+
 @pytest.mark.parametrize("n_features", [40, 900])
 def test_components_are_those_of_the_whole(n_features: int) -> None:
     rows = matrix(700, n_features)
-    found = fit_components(lambda: [to_steps(rows[i : i + 90]) for i in range(0, 700, 90)], n_features, 5, 0)
+    found = fit_components(summed([to_steps(rows[i : i + 90]) for i in range(0, 700, 90)]), n_features, 5, 0)
     centred = rows - rows.mean(axis=0)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(found.variances, singular[:5] ** 2 / 699, rtol=2e-4)
@@ -41,8 +51,8 @@ def test_components_are_those_of_the_whole(n_features: int) -> None:
 
 def test_no_cut_and_no_order_changes_a_bit() -> None:
     rows = to_steps(matrix(500, 700))
-    whole = fit_components(lambda: [rows], 700, 4, 1)
-    cut = fit_components(lambda: [rows[i : i + 33] for i in reversed(range(0, 500, 33))], 700, 4, 1)
+    whole = fit_components(summed([rows]), 700, 4, 1)
+    cut = fit_components(summed([rows[i : i + 33] for i in reversed(range(0, 500, 33))]), 700, 4, 1)
     assert np.array_equal(whole.directions, cut.directions) and np.array_equal(whole.variances, cut.variances)
     assert np.array_equal(whole.means, cut.means) and whole.n_passes == cut.n_passes
 
@@ -58,15 +68,15 @@ def test_sums_are_exact_at_the_largest_values() -> None:
 
 def test_fewer_components_where_the_rows_span_no_more() -> None:
     rows = np.outer(np.arange(20.0), [1.0, 0.5, 0.0])
-    found = fit_components(lambda: [to_steps(rows)], 3, 3, 0)
+    found = fit_components(summed([to_steps(rows)]), 3, 3, 0)
     assert len(found.variances) == 1 and found.directions.shape == (3, 1)
 
 
 def test_what_has_no_components_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="rows have no components"):
-        fit_components(lambda: [to_steps(np.zeros((1, 3)))], 3, 1, 0)
+        fit_components(summed([to_steps(np.zeros((1, 3)))]), 3, 1, 0)
     with pytest.raises(ConfigurationError, match="at least 1"):
-        fit_components(list, 3, 0, 0)
+        fit_components(summed([]), 3, 0, 0)
     with pytest.raises(ConfigurationError, match="feature 1 in row 0"):
         to_steps(np.array([[0.0, np.inf]]))
     with pytest.raises(ConfigurationError, match="smaller blocks"):

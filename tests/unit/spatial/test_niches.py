@@ -98,7 +98,7 @@ def test_the_share_is_a_squared_correlation() -> None:
     own = np.random.default_rng(1).normal(size=(len(whole.rows), 2))
     own[:, 1] = whole.places[:, 0]
     steps = np.rint(own / STEP).astype(np.int32)
-    parts = [neighbour_sums(block, steps, HOW) for block in cut(whole, 5.0, 4)]
+    parts = [neighbour_sums(block, steps[block.rows], HOW) for block in cut(whole, 5.0, 4)]
     total = sum(parts[1:], parts[0])
     share = explained_share(total)
     assert share[0] < 0.03 and share[1] > 0.97
