@@ -230,6 +230,28 @@ def measure_interface(sums: InterfaceSums, pixel_um: tuple[float, float], radius
     )
 
 
+def neighbours_by_class(points_um: FloatArray, classes: ClassArray, n_owned: int, spacing_um: float) -> IntArray:
+    """Other spots within `PAIR_REACH` spacings of each of a block's own spots: those inside, those outside.
+
+    Args:
+        points_um: (n, 2) the block's own spots first, then its halo, which must reach `PAIR_REACH` spacings.
+        classes: (n,) INSIDE, OUTSIDE or NOT_TISSUE.
+        n_owned: how many spots are the block's own.
+        spacing_um: side of the square that a spot stands for: root of tissue area over number of spots.
+    Returns:
+        (n_owned, 2) counts; nil for spots that are NOT_TISSUE.
+    """
+    check_classes(classes)
+    found = np.zeros((n_owned, 2), dtype=np.int64)
+    own = np.flatnonzero(classes[:n_owned] != NOT_TISSUE)
+    for column, other in enumerate((INSIDE, OUTSIDE)):
+        others = points_um[classes == other]
+        if len(others) and len(own):
+            near = cKDTree(others).query_ball_point(points_um[own], PAIR_REACH * spacing_um, return_length=True)
+            found[own, column] = near - (classes[own] == other)
+    return found
+
+
 def pairs_within(points_um: FloatArray, classes: ClassArray, n_owned: int, spacing_um: float) -> IntArray:
     """Pairs of spots within `PAIR_REACH` spacings: both inside, across, both outside; each counted from both its ends.
 
@@ -241,18 +263,9 @@ def pairs_within(points_um: FloatArray, classes: ClassArray, n_owned: int, spaci
     Returns:
         (3,) counts; those of blocks add up.
     """
-    check_classes(classes)
-    trees = {c: cKDTree(points_um[classes == c]) for c in (INSIDE, OUTSIDE)}
-
-    def count(own: int, other: int) -> int:
-        points = points_um[:n_owned][classes[:n_owned] == own]
-        if not len(points) or not trees[other].n:
-            return 0
-        found = trees[other].query_ball_point(points, PAIR_REACH * spacing_um, return_length=True)
-        return int(np.sum(found)) - (len(points) if own == other else 0)
-
-    across = count(INSIDE, OUTSIDE) + count(OUTSIDE, INSIDE)
-    return np.array([count(INSIDE, INSIDE), across, count(OUTSIDE, OUTSIDE)], dtype=np.int64)
+    near, own = neighbours_by_class(points_um, classes, n_owned, spacing_um), classes[:n_owned]
+    across = near[own == INSIDE, 1].sum() + near[own == OUTSIDE, 0].sum()
+    return np.array([near[own == INSIDE, 0].sum(), across, near[own == OUTSIDE, 1].sum()], dtype=np.int64)
 
 
 def length_from_pairs(pairs: IntArray, spacing_um: float) -> float:
