@@ -7,7 +7,7 @@ Source: AnnData on-disk format specification 0.1.0 (Virshup et al. 2024, doi:10.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,8 @@ class SectionWriter:
 class StoredSection:
     """A section read back; check a foreign folder with `check_zarr` before it is opened."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Callable[[StoredSection], NDArray[np.float64]] | None = None) -> None:
+        """Open a folder; `place` finds the coordinates (n_rows, 2) of a section that stores none itself."""
         # A consolidated copy of the headers may be stale.
         self._root = zarr.open_group(folder, mode="r", use_consolidated=False)
         self._where = folder.name
@@ -158,7 +159,9 @@ class StoredSection:
         self._sparse = kind == "csr_matrix"
         self.genes = self._text(*self._index("var"))
         self._ids = self._index("obs")
-        self.coordinate_array = self._array("obsm/spatial")
+        self.coordinate_array: zarr.Array[Any] | NDArray[np.float64] = (
+            self._array("obsm/spatial") if place is None or "obsm/spatial" in self._root else place(self)
+        )
         if len(self.genes) != self.n_genes or self.coordinate_array.shape[:1] != (self.n_rows,):
             raise self._bad("has parts of different length")
         if self.coordinate_array.ndim != 2 or self.coordinate_array.shape[1] < 2:

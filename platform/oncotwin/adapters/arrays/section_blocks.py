@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,17 @@ class SectionBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class SectionImage:
+    """A picture of the tissue beside the counts; its pixels lie along the axes of the coordinates."""
+
+    path: Path
+    units_per_pixel: float
+    """Edge of a pixel in units of the coordinates."""
+    origin: tuple[float, float] = (0.0, 0.0)
+    """x and y, in these units, of the centre of its first pixel."""
+
+
+@dataclass(frozen=True, slots=True)
 class SectionSource:
     """A section as a reader finds it; nothing is judged yet."""
 
@@ -54,6 +66,7 @@ class SectionSource:
     blocks: Iterator[SectionBlock]
     left_out: Sequence[str] = ()
     """Parts of the input that are not read."""
+    image: SectionImage | None = None
 
 
 class RowCheck:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from oncotwin.adapters.arrays.section_blocks import Column, SectionBlock, SectionSource
-from oncotwin.adapters.arrays.section_texts import column_of, number, numbers, open_text, read_lines
+from oncotwin.adapters.arrays.section_blocks import Column, SectionBlock, SectionImage, SectionSource
+from oncotwin.adapters.arrays.section_texts import column_of, is_plain_name, number, numbers, open_text, read_lines
 from oncotwin.domain.claim import ArrayError
 
 BLOCK_ROWS = 4_096
@@ -28,7 +28,8 @@ def read_spot_table(counts: Path) -> SectionSource:
 
     Rows are named by their place on the array, such as `10x13`. Where `../ST-spotfiles/A1_selection.tsv` lies beside
     it, coordinates are the adjusted ones of that file, in units of the array's pitch, and pixels are kept as columns;
-    otherwise they are the names' own. Labels come from `../ST-pat/lbl/A1_labeled_coordinates.tsv` where it is there.
+    otherwise they are the names' own. Labels come from `../ST-pat/lbl/A1_labeled_coordinates.tsv` where it is there,
+    and the picture from `../ST-imgs/A/A1/*.jpg`.
 
     Raises:
         ArrayError: `bad_text`, `missing_column`, `duplicate_id`, or `unknown_spot` for a row without a place.
@@ -49,7 +50,10 @@ def read_spot_table(counts: Path) -> SectionSource:
     if labels is not None:
         text["label"] = True
     blocks = _spot_blocks(counts, len(header) - 1, spots, labels)
-    return SectionSource(counts.name, "spatial transcriptomics array", header[1:], None, text, None, blocks)
+    picture = _picture(beside / "ST-imgs" / section[:1] / section, spots or {})
+    return SectionSource(
+        counts.name, "spatial transcriptomics array", header[1:], None, text, None, blocks, image=picture
+    )
 
 
 def _spot_blocks(
@@ -126,6 +130,28 @@ def _spot_file(path: Path) -> dict[str, NDArray[np.float64]] | None:
     return found
 
 
+def _picture(folder: Path, spots: Mapping[str, NDArray[np.float64]]) -> SectionImage | None:
+    """The picture of a section, and where its pixels lie: by the adjusted places of the spots and their pixels.
+
+    None without a picture, or where places and pixels do not agree within half the pitch.
+    """
+    path = next(iter(sorted(folder.glob("*.jpg"))), None)
+    if path is None or not spots:
+        return None
+    both = np.array(list(spots.values()))
+    both = both[np.isfinite(both).all(axis=1)]
+    if len(both) < 3:
+        return None
+    places, pixels = both[:, :2], both[:, 2:]
+    from_middle = pixels - pixels.mean(axis=0)
+    spread = float((from_middle**2).sum())
+    # One size for both axes: pixels are square.
+    size = float((from_middle * (places - places.mean(axis=0))).sum()) / spread if spread > 0 else 0.0
+    origin = places.mean(axis=0) - size * pixels.mean(axis=0)
+    misfit = float(np.abs(origin + size * pixels - places).max())
+    return SectionImage(path, size, (float(origin[0]), float(origin[1]))) if size > 0 and misfit < 0.5 else None
+
+
 def _label_file(path: Path) -> dict[str, str] | None:
     """A pathologist's label of each spot, by its place rounded to the array; None if there is no such file."""
     if not path.exists():
@@ -179,9 +205,9 @@ def read_cell_table(path: Path, only: Mapping[str, str] | None = None) -> Sectio
     if len(set(header)) != len(header):
         raise ArrayError("bad_text", "names a column twice", path.name, "name each column once")
     rest = [at for at in range(len(header)) if at not in (x, y, name)]
-    text = {header[at]: header[at] in _CLASSES or not _is_number(first[at]) for at in rest if _is_plain(header[at])}
+    text = {header[at]: header[at] in _CLASSES or not _is_number(first[at]) for at in rest if is_plain_name(header[at])}
     blocks = _cell_blocks(path, separator, header, (x, y, name), text, wanted)
-    left_out = [header[at] for at in rest if not _is_plain(header[at])]
+    left_out = [header[at] for at in rest if not is_plain_name(header[at])]
     return SectionSource(path.name, "table of cells", (), None, text, None, blocks, left_out)
 
 
@@ -246,8 +272,3 @@ def _is_number(text: str) -> bool:
     except ArrayError:
         return False
     return True
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a column's name can be that of an array: a folder's name."""
-    return 0 < len(name) <= 100 and name.isprintable() and "/" not in name and not name.startswith((".", "_"))

@@ -92,3 +92,8 @@ def column_of(header: Sequence[str], names: Sequence[str], what: str, where: str
     raise ArrayError(
         "missing_column", f"has no column for {what} ({', '.join(names)})", where, "name the columns so, or rename them"
     )
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a column's name can be that of an array: a folder's name."""
+    return 0 < len(name) <= 100 and name.isprintable() and "/" not in name and not name.startswith((".", "_"))

@@ -12,12 +12,12 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oncotwin.adapters.arrays.section_blocks import SectionBlock, SectionSource
+from oncotwin.adapters.arrays.section_blocks import SectionBlock, SectionImage, SectionSource
 from oncotwin.adapters.arrays.section_texts import PIECE_BYTES, number, open_text, read_lines
 from oncotwin.domain.claim import ArrayError
 
@@ -33,6 +33,13 @@ _POSITIONS = ("tissue_positions.csv", "tissue_positions_list.csv")
 def is_visium(folder: Path) -> bool:
     """Whether a folder has the layout."""
     return (folder / "spatial").is_dir() and any((folder / name).is_dir() for name in _MATRICES)
+
+
+def matrix_file(folder: Path) -> Path | None:
+    """The matrix in HDF5 of a folder that holds it beside the places; None where there is none."""
+    if not (folder / "spatial").is_dir():
+        return None
+    return next((path for name in _MATRICES if (path := folder / f"{name}.h5").is_file()), None)
 
 
 def read_visium(folder: Path) -> SectionSource:
@@ -52,11 +59,12 @@ def read_visium(folder: Path) -> SectionSource:
         )
     is_gene = np.array([len(one) < 3 or one[2] == "Gene Expression" for one in features], dtype=bool)
     genes = [one for one, kept in zip(features, is_gene, strict=True) if kept]
-    places = _positions(folder / "spatial")
+    places = spot_places(folder / "spatial")
     left_out = sorted({one[2] for one, kept in zip(features, is_gene, strict=True) if not kept})
     return SectionSource(
         folder.name, "10x Visium", [one[0] for one in genes], [one[1] for one in genes], _COLUMNS,
-        _um_per_pixel(folder / "spatial", places), _blocks(matrix, is_gene, places), left_out,
+        um_per_pixel(folder / "spatial", places), _blocks(matrix, is_gene, places), left_out,
+        tissue_picture(folder / "spatial"),
     )  # fmt: skip
 
 
@@ -155,8 +163,12 @@ def _check_entries(entries: NDArray[np.float64], n_features: int, n_barcodes: in
         raise ArrayError("bad_text", "is not sorted by barcode", where, "sort its entries by the second column")
 
 
-def _positions(spatial: Path) -> dict[str, NDArray[np.float64]]:
-    """(x, y, array row, array column) of each barcode; x and y in pixels of the full image."""
+def spot_places(spatial: Path) -> dict[str, NDArray[np.float64]]:
+    """(x, y, array row, array column) of each barcode; x and y in pixels of the full image.
+
+    Raises:
+        ArrayError: `not_found`, `bad_text` or `duplicate_id`.
+    """
     path = next((spatial / name for name in _POSITIONS if (spatial / name).is_file()), None)
     if path is None:
         raise ArrayError("not_found", f"has none of {', '.join(_POSITIONS)}", "spatial", "send the folder 'spatial'")
@@ -176,26 +188,52 @@ def _positions(spatial: Path) -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def _um_per_pixel(spatial: Path, places: Mapping[str, NDArray[np.float64]]) -> float | None:
+def um_per_pixel(spatial: Path, places: Mapping[str, NDArray[np.float64]]) -> float | None:
     """Size of a pixel: as the file says it, or from the pitch of the spots; None if neither is there."""
-    path = spatial / "scalefactors_json.json"
-    if path.is_file() and path.stat().st_size < PIECE_BYTES:
-        try:
-            said = json.loads(path.read_bytes())
-        except ValueError:
-            raise ArrayError("bad_text", "is no JSON", path.name, "send Space Ranger's own") from None
-        size = said.get("microns_per_pixel") if isinstance(said, dict) else None
-        if isinstance(size, int | float) and 0 < size < 1_000:
-            return float(size)
-    by_place = {(one[2], one[3]): one[:2] for one in places.values()}
+    size = _scale_factors(spatial).get("microns_per_pixel")
+    if isinstance(size, int | float) and 0 < size < 1_000:
+        return float(size)
+    return um_by_pitch(np.array(list(places.values())).reshape(-1, 4))
+
+
+def um_by_pitch(places: NDArray[np.float64]) -> float | None:
+    """Size of a unit by the pitch of a honeycomb of spots; None where the places are none.
+
+    Args:
+        places: (n_spots, 4): x, y, array row, array column.
+    """
+    by_place = {(row, column): (x, y) for x, y, row, column in places.tolist()}
     # In a row of the honeycomb every second column is taken.
     steps = [
-        float(np.hypot(*(by_place[row, column + 2] - place)))
-        for (row, column), place in by_place.items()
+        float(np.hypot(by_place[row, column + 2][0] - x, by_place[row, column + 2][1] - y))
+        for (row, column), (x, y) in by_place.items()
         if (row, column + 2) in by_place and (row, column + 1) not in by_place
     ]
     middle = float(np.median(steps)) if steps else 0.0
     return PITCH_UM / middle if middle > 0 else None
+
+
+def tissue_picture(spatial: Path) -> SectionImage | None:
+    """The largest picture that Space Ranger leaves; None where there is none, or its scale is not said."""
+    factors = _scale_factors(spatial)
+    for name in ("hires", "lowres"):
+        path, factor = spatial / f"tissue_{name}_image.png", factors.get(f"tissue_{name}_scalef")
+        if path.is_file() and isinstance(factor, int | float) and 0 < factor <= 1:
+            # The first pixel covers the full image's first ones, from half a pixel before their first centre on.
+            return SectionImage(path, 1 / factor, (0.5 / factor - 0.5, 0.5 / factor - 0.5))
+    return None
+
+
+def _scale_factors(spatial: Path) -> Mapping[str, Any]:
+    """What Space Ranger says of its pictures' sizes; nothing where the file is not there."""
+    path = spatial / "scalefactors_json.json"
+    if not path.is_file() or path.stat().st_size > PIECE_BYTES:
+        return {}
+    try:
+        said = json.loads(path.read_bytes())
+    except ValueError:
+        raise ArrayError("bad_text", "is no JSON", path.name, "send Space Ranger's own") from None
+    return said if isinstance(said, dict) else {}
 
 
 def _either(folder: Path, name: str) -> Path:

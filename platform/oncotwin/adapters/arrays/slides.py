@@ -30,6 +30,8 @@ MAX_PIXELS = 20_000_000_000
 
 _COLOURS = (("red", "FF0000"), ("green", "00FF00"), ("blue", "0000FF"))
 _GLASS = 255
+_IMAGE = "oncotwin.adapters.arrays.image_decoding:decode_image"
+_DICOM = "oncotwin.adapters.arrays.slide_dicom:decode_dicom"
 
 ReadRows = Callable[[slice, slice], NDArray[np.uint8]]
 """Pixels of some rows and columns: (rows, columns, 3)."""
@@ -57,16 +59,19 @@ def import_slide(
     *,
     limits: ProcessLimits | None = None,
     max_pixels: int = MAX_PIXELS,
+    origin_um: tuple[float, float] = (0.0, 0.0),
     progress: Progress | None = None,
 ) -> ImportedSlide:
-    """Turn an image (JPEG, PNG, TIFF, SVS) into a pyramid.
+    """Turn an image (JPEG, PNG, TIFF, SVS, DICOM) into a pyramid.
 
     Args:
-        image: a foreign file; it is decoded in a process of its own, into a temporary file beside `out`.
+        image: a foreign file, or a folder with the instances of one DICOM slide; it is decoded in a process of its own,
+            into a temporary file beside `out`.
         out: the folder to make; it appears when it is whole.
         um_per_pixel: edge of a pixel in micrometres; without it the file must say it.
         limits: of the decoding.
         max_pixels: largest image that is taken.
+        origin_um: y and x of the centre of the first pixel.
         progress: told of each shard.
     Returns:
         Shapes and pixel size. Memory here: two shards (100 MB), whatever the image's size.
@@ -82,7 +87,7 @@ def import_slide(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         rows, partial = Path(scratch, "rows"), Path(scratch, "slide")
         decoded = run_bounded(
-            "oncotwin.adapters.arrays.image_decoding:decode_image",
+            _DICOM if is_dicom(image) else _IMAGE,
             {"path": str(image.resolve()), "out": str(rows), "max_pixels": max_pixels},
             image.name,
             limits,
@@ -102,9 +107,18 @@ def import_slide(
             # Mapped anew each time: what stays mapped stays in memory.
             return np.memmap(rows, np.uint8, "r", shape=(*shape, 3))[which, columns]
 
-        shapes = write_pyramid(read, shape, partial, image.stem, size, progress)
+        shapes = write_pyramid(read, shape, partial, image.stem, size, progress, origin_um)
         os.replace(partial, out)
     return ImportedSlide(shapes, size, of_file)
+
+
+def is_dicom(image: Path) -> bool:
+    """Whether a file, or a folder's first file, begins as DICOM does: 128 bytes of anything, then four letters."""
+    first = next((path for path in sorted(image.iterdir()) if path.is_file()), None) if image.is_dir() else image
+    if first is None or not first.is_file():
+        return False
+    with first.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def write_pyramid(
@@ -114,6 +128,7 @@ def write_pyramid(
     name: str,
     um_per_pixel: tuple[float, float],
     progress: Progress | None = None,
+    origin_um: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[tuple[int, int], ...]:
     """Write an image and its coarser levels, one whole shard at a time.
 
@@ -124,6 +139,7 @@ def write_pyramid(
         name: of the image.
         um_per_pixel: row pitch and column pitch.
         progress: told of each shard.
+        origin_um: y and x of the centre of the first pixel.
     Returns:
         Rows and columns of each level.
     """
@@ -152,7 +168,7 @@ def write_pyramid(
                 progress(n_written, n_shards)
         finer = array
     # Last, so that a folder without it was not finished.
-    group.attrs.update({"ome": _metadata(name, um_per_pixel, len(shapes))})
+    group.attrs.update({"ome": _metadata(name, um_per_pixel, origin_um, len(shapes))})
     return tuple(shapes)
 
 
@@ -211,13 +227,18 @@ def halve(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((total + 2) >> 2).astype(np.uint8)
 
 
-def _metadata(name: str, um_per_pixel: tuple[float, float], n_levels: int) -> dict[str, Any]:
+def _metadata(
+    name: str, um_per_pixel: tuple[float, float], origin_um: tuple[float, float], n_levels: int
+) -> dict[str, Any]:
     """The `ome` attributes: a pixel's value stands at its centre, so a coarser level begins half a pixel further in."""
     datasets = []
     for level in range(n_levels):
         factor = 2**level
         scale = [1.0, *(size * factor for size in um_per_pixel)]
-        shift = [0.0, *(size * (factor - 1) / 2 for size in um_per_pixel)]
+        shift = [
+            0.0,
+            *(start + size * (factor - 1) / 2 for start, size in zip(origin_um, um_per_pixel, strict=True)),
+        ]
         datasets.append(
             {
                 "path": str(level),

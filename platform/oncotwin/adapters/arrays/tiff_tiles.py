@@ -93,17 +93,35 @@ class Tiff:
     def _jpeg(self, raw: bytes, n_rows: int, where: str) -> NDArray[np.uint8]:
         # The tables are a JPEG of their own without an image: theirs up to its end, then the tile's after its start.
         stream = self.tables[:-2] + raw[2:] if self.tables else raw
-        with Image.open(io.BytesIO(stream), formats=("JPEG",)) as tile:
-            fits = tile.width == self.tile_width and n_rows <= tile.height <= self.tile_height
-            if not fits or tile.mode not in ("L", "RGB"):
-                raise ArrayError(
-                    "cannot_decode", f"holds {tile.height} x {tile.width} pixels of mode {tile.mode}", where
-                )
-            if tile.mode == "RGB" and self.photometric == _RGB and not _says_colours(stream):
-                # Without a marker the library takes three channels for luminance and colour difference.
-                tile.draft("YCbCr", tile.size)
-                return np.asarray(tile)
-            return np.asarray(tile.convert("RGB"))
+        return jpeg_pixels(
+            stream, self.tile_width, (n_rows, self.tile_height), plain_colours=self.photometric == _RGB, where=where
+        )
+
+
+def jpeg_pixels(
+    stream: bytes, width: int, heights: tuple[int, int], *, plain_colours: bool, where: str
+) -> NDArray[np.uint8]:
+    """Decode one tile in JPEG.
+
+    Args:
+        stream: a whole JPEG.
+        width: that it must have.
+        heights: least and largest height that it may have.
+        plain_colours: channels are red, green and blue unless the stream itself says otherwise.
+        where: the tile, for messages.
+    Returns:
+        (height, width, 3).
+    Raises:
+        ArrayError: `cannot_decode`: another size, or other channels.
+    """
+    with Image.open(io.BytesIO(stream), formats=("JPEG",)) as tile:
+        if tile.width != width or not heights[0] <= tile.height <= heights[1] or tile.mode not in ("L", "RGB"):
+            raise ArrayError("cannot_decode", f"holds {tile.height} x {tile.width} pixels of mode {tile.mode}", where)
+        if tile.mode == "RGB" and plain_colours and not _says_colours(stream):
+            # Without a marker the library takes three channels for luminance and colour difference.
+            tile.draft("YCbCr", tile.size)
+            return np.asarray(tile)
+        return np.asarray(tile.convert("RGB"))
 
 
 def _says_colours(stream: bytes) -> bool:
