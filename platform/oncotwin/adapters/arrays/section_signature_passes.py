@@ -73,7 +73,7 @@ def score_rows(rows: StoredRows, mitochondrial: NDArray[np.bool_], columns: tupl
 
 
 def fractions(
-    folder: str, n_cells: int, pitch_um: float, run: Run, cells_at_once: int = CELLS_AT_ONCE
+    folder: str, n_cells: int, pitch_um: float, run: Run, cells_at_once: int
 ) -> tuple[FloatArray, FloatArray]:
     """Smoothed share of each set around every cell, with its interval.
 
@@ -97,7 +97,7 @@ def _block_fractions(block: SortedBlock, widths: FloatArray) -> FloatArray:
 
 
 def neighbour_graph(
-    folder: str, n_cells: int, pitch_um: float, radius_um: float, run: Run, cells_at_once: int = CELLS_AT_ONCE
+    folder: str, n_cells: int, pitch_um: float, radius_um: float, run: Run, cells_at_once: int
 ) -> SpatialGraph:
     """Graph of all cells at most a radius apart: about 40 bytes a cell are held."""
     blocks = SortedBlocks(folder, n_cells, cells_at_once, radius_um, pitch_um)

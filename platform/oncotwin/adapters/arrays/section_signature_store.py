@@ -25,6 +25,7 @@ IntArray = NDArray[np.int64]
 DENSE_COUNTS = 1 << 23
 """Counts of a block that are dense at a time: 32 MB, and a few times as much while they are worked on."""
 MOST_ROWS = 1 << 15
+_ENTRIES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,14 @@ class SortedCells:
         dense = np.zeros((len(cells), end - first_gene), dtype=np.int32)
         dense[row[wanted], genes[wanted] - first_gene] = counts[wanted]
         return dense
+
+    def cells_by_gene(self) -> IntArray:
+        """How many cells (n_genes,) show each gene."""
+        seen = np.zeros(self.n_genes, dtype=np.int64)
+        for first in range(0, int(self._starts[-1]), _ENTRIES):
+            end = min(first + _ENTRIES, int(self._starts[-1]))
+            seen += np.bincount(self._genes[first:end], minlength=self.n_genes)
+        return seen
 
 
 def open_sorted(folder: str) -> SortedCells:
