@@ -44,6 +44,7 @@ class SectionChoices:
         seed: of all draws.
         class_column: text column of the section with the cells' classes; None for none.
         tumour_classes, vessel_classes: of that column.
+        most_rows: of a block; nothing but memory depends on it.
     """
 
     n_niches: int | None = None
