@@ -32,6 +32,9 @@ _COMMANDS = {
     "compare": ("line_commands", "Compare how well two model versions foresaw the same events."),
     "promote": ("line_commands", "Make a model version the champion, or roll back to an earlier one."),
     "backtest": ("learning_commands", "Rolling-origin evaluation of a model version."),
+    "section": ("spatial_commands", "Import a section of spatial omics: section import."),
+    "slide": ("spatial_commands", "Import a stained slide: slide import."),
+    "signatures": ("spatial_commands", "Compute all spatial signatures of a section or slide, with maps and a report."),
 }
 
 

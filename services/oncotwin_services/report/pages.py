@@ -28,10 +28,10 @@ def write_report(folder: Path, cohort: CohortReport, patients: Sequence[PatientR
         The path of the first page.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    environment = _environment()
+    made = environment()
     index = folder / "index.html"
-    index.write_text(environment.get_template("cohort.html.j2").render(_cohort(cohort, patients)), encoding="utf-8")
-    template = environment.get_template("patient.html.j2")
+    index.write_text(made.get_template("cohort.html.j2").render(_cohort(cohort, patients)), encoding="utf-8")
+    template = made.get_template("patient.html.j2")
     for patient in patients:
         page = folder / page_path(patient)
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write_report(folder: Path, cohort: CohortReport, patients: Sequence[PatientR
 def patient_page(patient: PatientReport) -> bytes:
     """One patient's page on its own; the same content gives the same bytes."""
     content = {**_patient(patient), "home": None}
-    return _environment().get_template("patient.html.j2").render(content).encode()
+    return environment().get_template("patient.html.j2").render(content).encode()
 
 
 def page_path(patient: PatientReport) -> str:
@@ -51,20 +51,21 @@ def page_path(patient: PatientReport) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with escaping on and the style sheet inside."""
     here = files(__package__)
     templates = {
         name: here.joinpath("templates", name).read_text(encoding="utf-8")
-        for name in ("page.html.j2", "cohort.html.j2", "patient.html.j2")
+        for name in ("page.html.j2", "cohort.html.j2", "patient.html.j2", "signatures.html.j2")
     }
-    environment = Environment(
+    made = Environment(
         loader=DictLoader(templates), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals["style"] = Markup(here.joinpath("templates", "style.css").read_text(encoding="utf-8"))
-    environment.filters.update(
+    made.globals["style"] = Markup(here.joinpath("templates", "style.css").read_text(encoding="utf-8"))
+    made.filters.update(
         day=_day, instant=_instant, number=_number, words=plots.words, percent=lambda share: f"{100 * share:.0f} %"
     )
-    return environment
+    return made
 
 
 def _day(moment: datetime) -> str:
