@@ -1,0 +1,130 @@
+"""Sections and slides at the command line: from a folder to a report, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from oncotwin.adapters.arrays.phantoms import write_section_folder
+from oncotwin.spatial.section_phantom import make_section
+from oncotwin.spatial.slide_phantom import DIFFICULTIES, make_phantom
+from oncotwin_services.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCOTWIN_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*words: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, list(words))
+    problem = "" if result.exception is None else repr(result.exception)
+    assert result.exit_code == code, result.output + result.stderr + problem
+    return result
+
+
+def as_json(*words: str) -> Any:
+    return json.loads(run(*words, "--json").stdout)
+
+
+class _Page(HTMLParser):
+    """What a page asks for, and its words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.without_words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        about = dict(attrs)
+        self.asked += [value for name, value in attrs if name in ("src", "href") and value]
+        if tag == "img" and not about.get("alt"):
+            self.without_words.append(str(attrs)[:80])
+
+
+def check_page(path: Path) -> str:
+    """The page stands alone and says what its pictures show; returns its text."""
+    text = path.read_text(encoding="utf-8")
+    page = _Page()
+    page.feed(text)
+    assert page.asked and all(address.startswith("data:image/png;base64,") for address in page.asked)
+    assert not page.without_words
+    assert "img-src data:" in text and "<script" not in text
+    # DOIs are words here, and no page is asked for.
+    assert not re.search(r"(src|href|url\()\s*=?\s*[\"']?https?:", text)
+    return text
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_space_ranger_to_a_report(tmp_path: Path) -> None:
+    truth = make_section("excluded", np.random.default_rng(1), 24)
+    write_section_folder(truth, tmp_path / "visium")
+    made = as_json("section", "import", "visium", "--out", "section.zarr")
+    assert (made["n_rows"], made["um_per_unit"], made["platform"]) == (len(truth.ids), 0.5, "10x Visium")
+    found = as_json("signatures", "section.zarr", "--workers", "1", "--niches", "4")
+    assert found["kind"] == "section" and found["n_rows"] == len(truth.ids)
+    folder = tmp_path / "section.signatures"
+    assert Path(found["report"]) == Path("section.signatures") / "report.html"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {one["unit"] for one in summary["signatures"]} and summary["n_kept"] == int((~truth.failed).sum())
+    table = pyarrow.parquet.read_table(folder / "cells.parquet").to_pydict()
+    assert table["id"] == list(truth.ids)
+    assert set(table["niche"]) <= {-1, 0, 1, 2, 3}
+    right = [
+        (region == "tumour") == (distance < 0)
+        for region, distance, kept in zip(table["region"], truth.distance_um, table["kept"], strict=True)
+        if kept and abs(distance) > 150
+    ]
+    assert np.mean(right) > 0.95
+    text = check_page(folder / "report.html")
+    for words in ("Tumour and stroma", "Lack of oxygen (hypoxia)", "kept out", "Niches", "90 % interval"):
+        assert words in text
+    assert not list(tmp_path.glob(".*"))
+    assert "there already" in run("signatures", "section.zarr", code=2).stderr
+
+
+@pytest.mark.slow
+def test_from_an_image_to_a_report(tmp_path: Path) -> None:
+    truth = make_phantom((700, 900), 0.5, DIFFICULTIES["plain"], np.random.default_rng(2))
+    Image.fromarray(truth.image).save("slide.png")
+    made = as_json("slide", "import", "slide.png", "--mpp", "0.5", "--out", "slide.zarr")
+    assert (made["rows"], made["columns"], made["um_per_pixel"]) == (700, 900, [0.5, 0.5])
+    found = as_json("signatures", "slide.zarr", "--workers", "2", "--tile", "512", "--out", "out")
+    assert found["kind"] == "slide"
+    nuclei = pyarrow.parquet.read_table("out/nuclei.parquet")
+    assert {"x_um", "y_um", "area_um2", "eccentricity", "intensity"} <= set(nuclei.column_names)
+    assert abs(nuclei.num_rows - len(truth.x_um)) < 0.2 * len(truth.x_um)
+    assert "Nuclei" in check_page(tmp_path / "out" / "report.html")
+
+
+def test_what_cannot_be_imported_says_what_where_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "cells.csv").write_text("cell_id,x,y\na,1,1\nb,nan,2\n")
+    said = run("section", "import", "cells.csv", "--out", "a.zarr", "--um-per-unit", "1", code=2).stderr
+    assert "row 2" in said and "mend it" in said
+    assert not (tmp_path / "a.zarr").exists()
+    said = run("section", "import", "cells.csv", "--out", "a.zarr", code=2).stderr
+    assert "--um-per-unit" in said
+    said = run("section", "import", "cells.csv", "--out", "a.zarr", "--only", "x", code=2).stderr
+    assert "COLUMN=VALUE" in said
+    Image.new("RGB", (64, 64)).save("a.png")
+    said = run("slide", "import", "a.png", "--out", "b.zarr", code=2).stderr
+    assert "--mpp" in said
+    run("slide", "import", "a.png", "--mpp", "0.5", "--out", "b.zarr")
+    assert "there already" in run("slide", "import", "a.png", "--mpp", "0.5", "--out", "b.zarr", code=2).stderr
+    (tmp_path / "c.zarr").mkdir()
+    assert "section import" in run("signatures", "c.zarr", code=2).stderr
+
+
+def test_help_names_the_commands() -> None:
+    for words in (("section", "import"), ("slide", "import"), ("signatures",)):
+        assert "--json" in run(*words, "--help").stdout
