@@ -227,7 +227,7 @@ def compound(file: Any) -> None:
     [
         (linked, "link", "link"),
         (virtual, "link", "another file"),
-        (replaced("obsm/spatial", shape=(60, 2), dtype="u1", external=[("/dev/zero", 0, 120)]), "link", "another file"),
+        (replaced("obsm/spatial", shape=(60, 2), dtype="u1", external=[("other.bin", 0, 120)]), "link", "another file"),
         (replaced("obsm/spatial", shape=(1 << 40, 2), dtype="f8", chunks=(64, 2)), "too_large", "not there"),
         (replaced("X/data", shape=(1 << 27,), dtype="f8", chunks=(1 << 26,), fillvalue=1.0), "too_large", "not there"),
         (replaced("obsm/spatial", data=np.zeros((5, 2))), "bad_section", "different length"),

@@ -164,7 +164,7 @@ def _glance(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         "hypoxia.hotspot_area": "Hotspots of lack of oxygen cover {value}",
         "immune.penetration_depth": "Immune cells fall to half of what they are at the border within {value}",
         "interface.length": "The border between tumour and stroma is {value} long",
-        "nuclei.density": "There are {value} nuclei",
+        "nuclei.density": "Density of nuclei: {value}",
     }
     return [
         template.format(value=_with_interval(by_name[name])) + "."

@@ -112,7 +112,7 @@ def test_a_slide_s_page_shows_its_nuclei(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     text = write_signatures_report(tmp_path).read_text(encoding="utf-8")
     assert "Part of the slide is kept out" in text and "Area" in text and text.count("<img") == 3
-    assert "There are 2,000 per mm² nuclei" in text
+    assert "Density of nuclei: 2,000 per mm²" in text
 
 
 @pytest.mark.parametrize("content", [None, "no JSON", "[]", '{"schema": "another"}'])
