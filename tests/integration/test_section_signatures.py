@@ -180,7 +180,7 @@ def test_cells_without_counts_give_what_classes_can_say(tmp_path: Path) -> None:
     assert value["interface.length"].value == pytest.approx(2 * np.pi * 250, rel=0.25)
     assert value["class_T.beside.class_S"].value < -10 < 10 < value["class_L.beside.class_L"].value
     assert value["class_L.layer.interface"].low > value["class_L.layer.outer_margin"].high
-    assert {"gene sets", "niches", "vessels"} <= set(found.abstained)
+    assert {"gene sets", "hotspots", "vessels"} <= set(found.abstained)
     cells = pq.read_table(tmp_path / "out" / "cells.parquet").to_pandas()
     assert cells["class"].tolist() == kinds.tolist()
     assert (cells["signed_distance_um"] < 0).sum() > 0.9 * (kinds == "T").sum()

@@ -318,13 +318,8 @@ def find_niches(
     every[rows] = np.concatenate(list(run(what, blocks)))
     held = ((block, every[block.rows]) for block in blocks)
     shares = explained_share(reduce(add, run(partial(_neighbour_sums_of, settings=how), held)))
-    points = to_points(every * (STEP * shares))
-    pieces = [
-        PointBlock(np.arange(i, min(i + _BLOCK, rows.size)), points[i : i + _BLOCK])
-        for i in range(0, rows.size, _BLOCK)
-    ]
-    clustering, ratios = _choose(pieces, rows.size, n_niches, seed, how)
-    return Niches(assign(points, clustering.centres)[0], clustering, found, shares, scale.genes, ratios)
+    labels, clustering, ratios = cluster(to_points(every * (STEP * shares)), n_niches, seed, how)
+    return Niches(labels, clustering, found, shares, scale.genes, ratios)
 
 
 def _neighbour_sums_of(held: tuple[Cells, NDArray[np.int32]], settings: NicheSettings) -> NeighbourSums:
@@ -332,17 +327,31 @@ def _neighbour_sums_of(held: tuple[Cells, NDArray[np.int32]], settings: NicheSet
     return neighbour_sums(*held, settings)
 
 
-def _choose(
-    pieces: Sequence[PointBlock], n: int, n_niches: int | None, seed: int, how: NicheSettings
-) -> tuple[Clustering, dict[int, float]]:
-    """The clustering into a given number, or into that of the largest ratio of variance between to within."""
+def cluster(
+    points: NDArray[np.int32], n_niches: int | None, seed: int, settings: NicheSettings
+) -> tuple[NDArray[np.int32], Clustering, dict[int, float]]:
+    """Cluster points into a given number, or into that of the largest ratio of variance between to within.
+
+    Args:
+        points: (n, n_coordinates) of all cells, in steps of `kmeans`.
+        n_niches: how many; None to choose.
+        seed: of the starts.
+        settings: of them ``n_starts`` and ``most_niches``.
+    Returns:
+        labels (n,), the clustering, and the Calinski-Harabasz ratio of each number tried.
+    """
+    n = len(points)
+    pieces = [
+        PointBlock(np.arange(i, min(i + _BLOCK, n)), points[i : i + _BLOCK]) for i in range(0, n, _BLOCK)
+    ]
     if n_niches is not None:
-        return kmeans(pieces, n_niches, seed, how.n_starts), {}
+        best = kmeans(pieces, n_niches, seed, settings.n_starts)
+        return assign(points, best.centres)[0], best, {}
     whole = kmeans(pieces, 1, seed, 1)
     best, ratios = whole, dict[int, float]()
-    for k in range(2, min(how.most_niches, n - 1) + 1):
-        tried = kmeans(pieces, k, seed, how.n_starts)
+    for k in range(2, min(settings.most_niches, n - 1) + 1):
+        tried = kmeans(pieces, k, seed, settings.n_starts)
         ratios[k] = (whole.inertia - tried.inertia) / (k - 1) / (max(tried.inertia, 1) / (n - k))
         if ratios[k] > max((ratios[j] for j in ratios if j < k), default=0.0):
             best = tried
-    return best, ratios
+    return assign(points, best.centres)[0], best, ratios

@@ -12,9 +12,11 @@ from oncotwin.adapters.arrays.section_signature_parts import (
     SectionFindings,
     add_region,
     add_vessels,
+    attempt,
     begin,
 )
 from oncotwin.domain.claim import ArrayError
+from oncotwin.spatial.composition_niches import REACH_PITCHES, composition_niches, composition_points
 from oncotwin.spatial.graphs import join_rows, radius_rows, whole_section
 from oncotwin.spatial.nearest import hilbert_order
 from oncotwin.spatial.section_cut import measure_scale
@@ -23,7 +25,9 @@ from oncotwin.spatial.tumour_mask import tumour_from_names
 
 CLASS_COLUMNS = ("cell_type", "cluster", "phenotype", "type", "label")
 """Names under which a class is looked for, in this order, where the caller names none."""
-MOST_CLASSES = 254
+MOST_CLASSES = 127
+"""One more is that of the cells without a class; k-means serves 128 coordinates."""
+_NICHES = "Schürch et al. 2020, doi:10.1016/j.cell.2020.07.005; Caliński & Harabasz 1974, doi:10.1080/03610927408827101"
 
 
 def class_column(section: StoredSection, choices: SectionChoices) -> str:
@@ -54,7 +58,7 @@ def section_with_classes(
         points_um: (n_rows, 2).
         choices: of the caller.
     Raises:
-        ArrayError: `no_classes`, or more than 254 classes.
+        ArrayError: `no_classes`, or more than 127 classes.
     """
     column = class_column(section, choices)
     order = kept[hilbert_order(points_um[kept])]
@@ -79,14 +83,16 @@ def section_with_classes(
     graph = join_rows([radius_rows(whole_section(found.points_um), found.scale.radius_um)], len(order))
     # A cell without a class is a class of its own here: permutation leaves nobody out.
     all_names = [*names, "class_unknown"] if (labels < 0).any() else names
-    found.signatures += neighbour_signatures(all_names, np.where(labels < 0, len(names), labels), graph)
+    every = np.where(labels < 0, len(names), labels)
+    found.signatures += neighbour_signatures(all_names, every, graph)
+    _add_niches(found, every, len(all_names))
     one_hot = (labels[:, None] == np.arange(len(names))).astype(np.float64)
     reason = "the section has classes and no counts of genes"
-    found.abstained |= dict.fromkeys(("gene sets", "hotspots", "niches", "hypoxia", "immune class"), reason)
+    found.abstained |= dict.fromkeys(("gene sets", "hotspots", "hypoxia", "immune class"), reason)
     if choices.tumour_classes:
         classes = tumour_from_names(of_cell, choices.tumour_classes)
         found.settings["tumour_from"] = f"{column} in {list(choices.tumour_classes)}"
-        add_region(found, classes, names, one_hot, np.where(labels < 0, len(names), labels), None)
+        add_region(found, classes, names, one_hot, every, None)
     else:
         found.abstained["interface"] = f"no class of {column} was named as tumour; it has {known[:30]}"
     if choices.vessel_classes:
@@ -95,3 +101,24 @@ def section_with_classes(
     else:
         found.abstained["vessels"] = f"no class of {column} was named as vessel"
     return found
+
+
+def _add_niches(found: SectionFindings, labels: IntArray, n_classes: int) -> None:
+    """Niches by the mixture of classes around each cell, and their shares."""
+    rows = radius_rows(whole_section(found.points_um), REACH_PITCHES * found.scale.pitch_um)
+    points = composition_points(rows, labels.astype(np.uint8), n_classes)
+    choices = found.choices
+
+    def search() -> None:
+        niches = composition_niches(points, choices.n_niches, choices.seed)
+        found.columns["niche"], found.maps["niche"] = niches.labels, (niches.labels.astype(np.int16), "1")
+        found.settings["niche_ratios"] = {str(k): ratio for k, ratio in niches.ratios.items()}
+        names = [f"niche_{at}" for at in range(int(niches.labels.max()) + 1)]
+        found.signatures.extend(
+            share_signatures(names, niches.labels, found.points_um, found.scale, choices.seed, _NICHES)
+        )
+
+    if choices.n_niches is None:
+        attempt(found, "niches", search)
+    else:
+        search()

@@ -251,7 +251,7 @@ def _add_niches(
         return np.zeros(0, dtype=np.int64)
     labels = kept[0]
     names = [f"niche_{at}" for at in range(int(labels.max()) + 1)]
-    found.columns["niche"] = labels.astype(np.int32)
+    found.columns["niche"] = labels
     found.maps["niche"] = labels.astype(np.int16), "1"
     found.signatures += share_signatures(
         names, labels, found.points_um, found.scale, found.choices.seed, _NICHES
