@@ -132,6 +132,8 @@ def signatures(
     the same command is given again.
     """
     kind = kind_of(stored)
+    if kind == "slide" and (niches or classes or tumour or vessel):
+        raise ConfigurationError(f"{stored} is a slide; --niches, --classes, --tumour and --vessel are of sections")
     folder = out if out is not None else stored.with_name(f"{stored.stem}.signatures")
     if folder.exists():
         raise ConfigurationError(f"{folder} is there already; remove it, or name another folder with --out")

@@ -150,7 +150,7 @@ def draw_picture(pixels: NDArray[np.uint8], um_per_pixel: float) -> str:
     image = MapImage("", pixels[..., 0], "", um_per_pixel)
     with matplotlib.rc_context(_STYLE):
         figure, axis = _axis(image)
-        axis.imshow(pixels, interpolation="antialiased")
+        axis.imshow(pixels)
         _scale_bar(axis, image)
         return _address(figure)
 
