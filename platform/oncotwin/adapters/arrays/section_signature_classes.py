@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from oncotwin.adapters.arrays.anndata_zarr import StoredSection
+from oncotwin.adapters.arrays.section_signature_immune import add_immune
 from oncotwin.adapters.arrays.section_signature_parts import (
     FloatArray,
     IntArray,
     SectionChoices,
     SectionFindings,
+    Steps,
     add_region,
     add_vessels,
     attempt,
     begin,
 )
 from oncotwin.domain.claim import ArrayError
+from oncotwin.spatial.immune import HOT_CELLS
 from oncotwin.spatial.composition_niches import REACH_PITCHES, composition_niches, composition_points
 from oncotwin.spatial.graphs import join_rows, radius_rows, whole_section
 from oncotwin.spatial.nearest import hilbert_order
@@ -48,7 +52,7 @@ def class_column(section: StoredSection, choices: SectionChoices) -> str:
 
 
 def section_with_classes(
-    section: StoredSection, kept: IntArray, points_um: FloatArray, choices: SectionChoices
+    section: StoredSection, kept: IntArray, points_um: FloatArray, steps: Steps, choices: SectionChoices
 ) -> SectionFindings:
     """All signatures of a section of classified cells; what needs counts is abstained from.
 
@@ -56,6 +60,7 @@ def section_with_classes(
         section: stored.
         kept: rows that are used.
         points_um: (n_rows, 2).
+        steps: how functions are applied to blocks.
         choices: of the caller.
     Raises:
         ArrayError: `no_classes`, or more than 127 classes.
@@ -88,13 +93,15 @@ def section_with_classes(
     _add_niches(found, every, len(all_names))
     one_hot = (labels[:, None] == np.arange(len(names))).astype(np.float64)
     reason = "the section has classes and no counts of genes"
-    found.abstained |= dict.fromkeys(("gene sets", "hotspots", "hypoxia", "immune class"), reason)
+    found.abstained |= dict.fromkeys(("gene sets", "hotspots", "hypoxia"), reason)
     if choices.tumour_classes:
         classes = tumour_from_names(of_cell, choices.tumour_classes)
         found.settings["tumour_from"] = f"{column} in {list(choices.tumour_classes)}"
-        add_region(found, classes, names, one_hot, every, None)
+        distance = add_region(found, classes, names, one_hot, every, None)
+        _add_immune(found, classes, distance, of_cell, steps)
     else:
         found.abstained["interface"] = f"no class of {column} was named as tumour; it has {known[:30]}"
+        found.abstained["immune class"] = found.abstained["interface"]
     if choices.vessel_classes:
         vessels = np.isin(of_cell, choices.vessel_classes)
         add_vessels(found, vessels, names, one_hot, f"of class {', '.join(choices.vessel_classes)}")
@@ -122,3 +129,15 @@ def _add_niches(found: SectionFindings, labels: IntArray, n_classes: int) -> Non
         attempt(found, "niches", search)
     else:
         search()
+
+
+def _add_immune(
+    found: SectionFindings, classes: NDArray[np.int8], distance: FloatArray | None, of_cell: list[str], steps: Steps
+) -> None:
+    """Immune class, where the caller named the classes that are immune cells."""
+    if distance is None or not found.choices.immune_classes:
+        found.abstained["immune class"] = found.abstained.get("interface", "no class was named as immune")
+        return
+    immune = np.isin(of_cell, found.choices.immune_classes).astype(np.int64)
+    every, run = np.ones(len(immune), dtype=np.int64), steps.run("immune class")
+    attempt(found, "immune class", lambda: add_immune(found, distance, classes, immune, every, HOT_CELLS, run))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from oncotwin.adapters.arrays.anndata_zarr import StoredSection
+from oncotwin.adapters.arrays.section_signature_panel import Panel
 from oncotwin.adapters.arrays.section_signature_parts import (
     ALPHA,
     FloatArray,
@@ -21,9 +20,6 @@ from oncotwin.adapters.arrays.section_signature_parts import (
     SectionChoices,
     SectionFindings,
     Steps,
-    add_penetration,
-    add_region,
-    add_vessels,
     attempt,
     begin,
 )
@@ -35,6 +31,7 @@ from oncotwin.adapters.arrays.section_signature_passes import (
     neighbour_graph,
     score_rows,
 )
+from oncotwin.adapters.arrays.section_signature_region import add_region_of_counts
 from oncotwin.adapters.arrays.section_signature_store import (
     DENSE_COUNTS,
     SortedBlocks,
@@ -43,8 +40,6 @@ from oncotwin.adapters.arrays.section_signature_store import (
     write_sorted,
 )
 from oncotwin.spatial.augmented import reach
-from oncotwin.spatial.gene_names import Coverage, approved_symbols, coverages
-from oncotwin.spatial.gene_sets import gene_sets
 from oncotwin.spatial.graphs import SpatialGraph
 from oncotwin.spatial.nearest import hilbert_order
 from oncotwin.spatial.niches import NicheSettings, find_niches
@@ -55,32 +50,11 @@ from oncotwin.spatial.section_labels import neighbour_signatures, share_signatur
 from oncotwin.spatial.section_states import hotspot_signatures, order_signatures, set_levels
 from oncotwin.spatial.signature import Signature
 from oncotwin.spatial.significance import adjusted
-from oncotwin.spatial.tumour_mask import tumour_from_names, tumour_from_score
 
-TUMOUR_SET = "tumour_epithelium"
-VESSEL_SETS = ("endothelium", "endothelial", "vessel")
-PENETRATING = ("immune", "cytotoxicity")
 _MOST_GENES = 25
 _LEAST_CELLS = 10
 _NICHES = "Singhal et al. 2024, doi:10.1038/s41588-024-01664-3; Caliński & Harabasz 1974, doi:10.1080/03610927408827101"
 _QUALITY = "Leys et al. 2013, doi:10.1016/j.jesp.2013.03.013"
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """Genes of a section.
-
-    Attributes:
-        names: one for each gene, approved symbols where they are known.
-        covered: sets that are scored, in order.
-        coverage: of every shipped set.
-        n_doubles: genes whose symbol another gene has too; they are in no set.
-    """
-
-    names: list[str]
-    covered: tuple[str, ...]
-    coverage: Mapping[str, Coverage]
-    n_doubles: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +69,6 @@ class RowQuality:
         """How many rows are kept out, by reason; the rows' own numbers are left out of it."""
         plain = (re.sub(r"^[\d.]+ |(?<=share )[\d.]+", "", reason) for reason in self.reasons if reason)
         return dict(sorted(Counter(plain).items()))
-
-
-def read_panel(section: StoredSection) -> Panel:
-    """Genes of a section and what they cover of the shipped sets.
-
-    Raises:
-        ConfigurationError: see `approved_symbols`.
-    """
-    symbols, seen = list(section.gene_names or section.genes), set[str]()
-    n_doubles = 0
-    for at, symbol in enumerate(symbols):
-        if symbol in seen or not symbol.strip():
-            # The same symbol twice is usual in 10x panels: the second is called by its identifier as well.
-            symbols[at] = f"{symbol} ({section.genes[at]})"
-            n_doubles += 1
-        seen.add(symbol)
-    names = approved_symbols(symbols)
-    found = coverages(names, gene_sets())
-    return Panel(names, tuple(name for name, one in found.items() if not one.reason), found, n_doubles)
 
 
 def measure_rows(panel: Panel, rows: list[StoredRows], steps: Steps) -> RowQuality:
@@ -164,7 +119,7 @@ def section_with_counts(
     if panel.covered:
         shares = _add_states(found, panel, quality, set_counts, totals, graph, pairs, str(scratch), steps)
     labels = _add_niches(found, str(scratch), panel, graph, steps)
-    _add_region(found, section, panel, shares, labels)
+    add_region_of_counts(found, section, panel, shares, set_counts, totals, labels, str(scratch), steps)
     return found, genes
 
 
@@ -258,41 +213,3 @@ def _add_niches(
     )
     found.signatures += neighbour_signatures(names, labels, graph)
     return labels
-
-
-def _add_region(
-    found: SectionFindings, section: StoredSection, panel: Panel, shares: FloatArray, labels: IntArray
-) -> None:
-    """Tumour and the tissue around it, and all that rests on it."""
-    choices, names = found.choices, list(panel.covered)
-    classes: list[NDArray[np.int8]] = []
-    tumour = shares[:, names.index(TUMOUR_SET)] if TUMOUR_SET in names else None
-
-    def by_score() -> None:
-        assert tumour is not None
-        inside, threshold = tumour_from_score(tumour)
-        classes.append(inside)
-        found.settings["tumour_from"] = f"smoothed share of {TUMOUR_SET} above {threshold.value:.4g}"
-        found.settings["tumour_separability"] = threshold.separability
-
-    if choices.class_column is not None and choices.tumour_classes:
-        column = section.column(choices.class_column)
-        own = [str(column[row]) for row in found.order.tolist()]
-        classes.append(tumour_from_names(own, choices.tumour_classes))
-        found.settings["tumour_from"] = f"{choices.class_column} in {list(choices.tumour_classes)}"
-    elif tumour is not None:
-        attempt(found, "interface", by_score)
-    else:
-        found.abstained["interface"] = panel.coverage[TUMOUR_SET].reason
-    if not classes:
-        return
-    distance = add_region(found, classes[0], names, shares, labels, tumour)
-    if distance is not None:
-        own_sets = [name for name in PENETRATING if name in names]
-        add_penetration(found, distance, own_sets, shares[:, [names.index(name) for name in own_sets]])
-    vessel = next((name for name in VESSEL_SETS if name in names), None)
-    if vessel is None:
-        found.abstained["vessels"] = "no set of genes of vessels is scored on this panel"
-    elif "hypoxia" in names:
-        hot = found.columns[f"hotspot_{vessel}"]
-        add_vessels(found, hot, ["hypoxia"], shares[:, [names.index("hypoxia")]], f"hotspots of {vessel}")

@@ -43,7 +43,7 @@ class SectionChoices:
         n_niches: None for the number with the largest Calinski-Harabasz ratio.
         seed: of all draws.
         class_column: text column of the section with the cells' classes; None for none.
-        tumour_classes, vessel_classes: of that column.
+        tumour_classes, vessel_classes, immune_classes: of that column.
         most_rows: of a block; nothing but memory depends on it.
     """
 
@@ -52,6 +52,7 @@ class SectionChoices:
     class_column: str | None = None
     tumour_classes: tuple[str, ...] = ()
     vessel_classes: tuple[str, ...] = ()
+    immune_classes: tuple[str, ...] = ()
     most_rows: int = MOST_ROWS
 
 

@@ -24,13 +24,12 @@ import numpy as np
 from oncotwin.adapters.arrays.anndata_zarr import StoredSection
 from oncotwin.adapters.arrays.section_signature_classes import section_with_classes
 from oncotwin.adapters.arrays.section_signature_counts import (
-    Panel,
     RowQuality,
     measure_rows,
-    read_panel,
     section_with_counts,
 )
 from oncotwin.adapters.arrays.section_signature_maps import write_maps
+from oncotwin.adapters.arrays.section_signature_panel import read_panel
 from oncotwin.adapters.arrays.section_signature_parts import FloatArray, SectionChoices, SectionFindings, Steps
 from oncotwin.adapters.arrays.section_signature_store import MOST_ROWS, StoredRows, stored_rows
 from oncotwin.adapters.arrays.section_signature_table import write_cells
@@ -38,7 +37,6 @@ from oncotwin.adapters.arrays.zarr_check import check_zarr
 from oncotwin.domain.claim import ArrayError
 from oncotwin.domain.errors import ConfigurationError
 from oncotwin.spatial.blocks import Run
-from oncotwin.spatial.gene_names import known_names
 from oncotwin.spatial.gene_sets import gene_sets
 from oncotwin.spatial.signature import Signature
 
@@ -81,6 +79,7 @@ def section_signatures(
     class_column: str | None = None,
     tumour_classes: tuple[str, ...] = (),
     vessel_classes: tuple[str, ...] = (),
+    immune_classes: tuple[str, ...] = (),
     most_rows: int = MOST_ROWS,
 ) -> SectionSummary:
     """All signatures of a section.
@@ -95,7 +94,8 @@ def section_signatures(
         class_column: text column with the cells' classes; without counts it is looked for where it is not named.
         tumour_classes: classes of that column that are tumour; without them a section with counts is divided by the
             score of the tumour set, and one without counts has no border.
-        vessel_classes: classes of that column that are vessels, of a section without counts.
+        vessel_classes, immune_classes: classes of that column that are vessels and immune cells, of a section without
+            counts.
         most_rows: of a block that is dense; nothing but memory depends on it.
     Raises:
         ArrayError: the section cannot be read, too few of its rows pass quality, or a choice does not fit it; nothing
@@ -106,7 +106,7 @@ def section_signatures(
         raise FileExistsError(f"{out} is there already; remove it, or name another folder")
     check_zarr(section)
     stored = StoredSection(section)
-    choices = SectionChoices(n_niches, seed, class_column, tumour_classes, vessel_classes, most_rows)
+    choices = SectionChoices(n_niches, seed, class_column, tumour_classes, vessel_classes, immune_classes, most_rows)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         try:
@@ -145,7 +145,7 @@ def _find(
         reasons = ["" if one else _NO_PLACE for one in placed.tolist()]
         refused = {_NO_PLACE: int((~placed).sum())} if not placed.all() else {}
         _check_kept(reasons, refused, section.name)
-        found = section_with_classes(stored, np.flatnonzero(placed), points, choices)
+        found = section_with_classes(stored, np.flatnonzero(placed), points, steps, choices)
         return _Made(found, points, reasons, refused, {"n": 0, "coverage": {}, "abstained": {}})
     panel = read_panel(stored)
     rows = stored_rows(section, stored.n_rows, stored.n_genes, choices.most_rows)
@@ -159,19 +159,13 @@ def _find(
         "n": stored.n_genes, "coverage": {name: one.share for name, one in panel.coverage.items()},
         "abstained": {name: one.reason for name, one in panel.coverage.items() if one.reason},
         "sources": {name: one.source for name, one in gene_sets().items()}, "doubles": panel.n_doubles,
-        "renamed": _n_renamed(panel, stored), "most_ordered": ordered,
+        "renamed": panel.n_renamed, "most_ordered": ordered,
     }
     return _Made(found, points, quality.reasons, quality.refused, genes)
 
 
 def _starts(n_rows: int) -> range:
     return range(0, n_rows, MOST_ROWS)
-
-
-def _n_renamed(panel: Panel, stored: StoredSection) -> int:
-    given = stored.gene_names or stored.genes
-    table = known_names()
-    return sum(name.upper() in table and name != symbol for name, symbol in zip(given, panel.names, strict=True))
 
 
 def _check_kept(reasons: list[str], refused: Mapping[str, int], name: str) -> None:
