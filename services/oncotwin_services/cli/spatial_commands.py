@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from oncotwin.bootstrap.settings import Settings
-from oncotwin.domain.errors import ConfigurationError
+from oncotwin.domain.errors import ConfigurationError, OncotwinError
 from oncotwin_services.cli.options import command_options
 from oncotwin_services.cli.output import emit_json, emit_pairs, progress, stderr
 
@@ -120,10 +121,12 @@ def import_slide_command(
 @click.option("--classes", help="Text column with the cells' classes.")
 @click.option("--tumour", multiple=True, metavar="CLASS", help="Class that is tumour; repeatable.")
 @click.option("--vessel", multiple=True, metavar="CLASS", help="Class that is vessels; repeatable.")
+@click.option("--immune", multiple=True, metavar="CLASS", help="Class that is immune cells; repeatable.")
 @command_options
 def signatures(
     stored: Path, out: Path | None, tile: int, workers: int | None, processes: bool, niches: int | None,
-    classes: str | None, tumour: tuple[str, ...], vessel: tuple[str, ...], settings: Settings, as_json: bool,
+    classes: str | None, tumour: tuple[str, ...], vessel: tuple[str, ...], immune: tuple[str, ...], settings: Settings,
+    as_json: bool,
 ) -> int:
     """Compute all spatial signatures of an imported section or slide.
 
@@ -132,8 +135,8 @@ def signatures(
     the same command is given again.
     """
     kind = kind_of(stored)
-    if kind == "slide" and (niches or classes or tumour or vessel):
-        raise ConfigurationError(f"{stored} is a slide; --niches, --classes, --tumour and --vessel are of sections")
+    if kind == "slide" and (niches or classes or tumour or vessel or immune):
+        raise ConfigurationError(f"{stored} is a slide; --niches, --classes and what names classes are of sections")
     folder = out if out is not None else stored.with_name(f"{stored.stem}.signatures")
     if folder.exists():
         raise ConfigurationError(f"{folder} is there already; remove it, or name another folder with --out")
@@ -143,24 +146,28 @@ def signatures(
     with _new_folder(), open_engine(
         workers or os.cpu_count() or 1, processes=processes, scratch=work, progress=stderr.is_terminal
     ) as engine:
-        if engine.dashboard:
-            stderr.print(f"Dask dashboard: {engine.dashboard}", highlight=False)
-        if kind == "slide":
-            from oncotwin.adapters.arrays.slide_signatures import slide_signatures
+        stderr.print(f"Dask dashboard: {engine.dashboard or 'none (bokeh is not installed)'}", highlight=False)
+        try:
+            if kind == "slide":
+                from oncotwin.adapters.arrays.slide_signatures import slide_signatures
 
-            slide_signatures(stored, folder, tile=tile, engine=engine)
-        else:
-            from oncotwin.adapters.arrays.section_signatures import section_signatures
+                slide_signatures(stored, folder, tile=tile, engine=engine)
+            else:
+                from oncotwin.adapters.arrays.section_signatures import section_signatures
 
-            section_signatures(
-                stored, folder, n_niches=niches, engine_run=engine.run, class_column=classes, tumour_classes=tumour,
-                vessel_classes=vessel,
-            )
+                section_signatures(
+                    stored, folder, n_niches=niches, engine_run=partial(engine.run, fingerprint=_stamp(stored)),
+                    class_column=classes, tumour_classes=tumour, vessel_classes=vessel, immune_classes=immune,
+                )
+        except OncotwinError:
+            # Given again, the same input would be refused again.
+            engine.discard()
+            raise
+        engine.discard()
     from oncotwin_services.report.signatures_report import write_signatures_report
 
     with progress("report", None):
         page = write_signatures_report(folder, stored if kind == "slide" else None)
-    shutil.rmtree(work, ignore_errors=True)
     summary = json.loads((folder / "summary.json").read_bytes())
     said = {key: summary[key] for key in ("n_rows", "n_kept", "n_nuclei") if key in summary}
     result = {"kind": kind, **said, "signatures": len(summary["signatures"]), "out": str(folder), "report": str(page)}
@@ -191,6 +198,15 @@ def kind_of(stored: Path) -> str:
         f"{stored} is neither a section (AnnData-Zarr) nor a slide (OME-Zarr); "
         "make one by `oncotwin section import` or `oncotwin slide import`"
     )
+
+
+def _stamp(folder: Path) -> str:
+    """What tells a folder from what it was before: names, sizes and times of its files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        about = path.lstat()
+        digest.update(repr((str(path.relative_to(folder)), about.st_size, about.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def _pair(text: str) -> tuple[str, str]:
