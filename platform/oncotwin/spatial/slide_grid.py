@@ -105,29 +105,57 @@ def make_slide_grid(shape: tuple[int, int], mpp: float) -> SlideGrid:
     return SlideGrid((int(shape[0]), int(shape[1])), float(mpp), factor)
 
 
-def tile_windows(grid: SlideGrid, tile: int, halo: int) -> Iterator[Window]:
+def tile_windows(
+    grid: SlideGrid, tile: int, halo: int, *, height: int | None = None, shift: int = 0
+) -> Iterator[Window]:
     """Cut the slide into tiles, row by row.
 
     Args:
         tile: side of a tile in raw pixels. A working pixel belongs to the tile that holds its first raw pixel.
         halo: working pixels to read around each core.
+        height: raw pixels from top to bottom of a tile, where it is not the same as its side.
+        shift: raw pixels by which all cuts lie further, the first row and column of tiles being larger. Cuts in the
+            middle of the image's chunks let the halo fall into chunks that are read anyway.
     Raises:
-        ConfigurationError: the tile has no pixel, or the halo is negative.
+        ConfigurationError: the tile has no pixel, or the halo or the shift is negative.
     """
-    if tile < 1 or halo < 0:
-        raise ConfigurationError(f"tile of {tile} pixels with a halo of {halo}: give a tile of at least 1, a halo of 0")
+    tall = tile if height is None else height
+    if min(tile, tall) < 1 or min(halo, shift) < 0:
+        raise ConfigurationError(
+            f"tile of {tall} x {tile} pixels with a halo of {halo}, shifted by {shift}: give a tile of at least 1, a halo "
+            "and a shift of at least 0"
+        )
     rows, columns = grid.working_shape
-    tops, lefts = _cuts(rows, tile, grid.factor), _cuts(columns, tile, grid.factor)
+    tops, lefts = _cuts(rows, tall, grid.factor, shift), _cuts(columns, tile, grid.factor, shift)
     for top, bottom in itertools.pairwise(tops):
         for left, right in itertools.pairwise(lefts):
             block = (max(0, top - halo), min(rows, bottom + halo), max(0, left - halo), min(columns, right + halo))
             yield Window((top, bottom, left, right), block, grid.factor)
 
 
-def _cuts(n_working: int, tile: int, factor: int) -> list[int]:
+def _cuts(n_working: int, tile: int, factor: int, shift: int) -> list[int]:
     """Edges of the tiles in working pixels; a tile narrower than a working pixel may hold none and is left out."""
-    edges = {min(n_working, -(-raw // factor)) for raw in range(0, n_working * factor + tile, tile)}
-    return sorted(edges | {n_working})
+    edges = {min(n_working, -(-raw // factor)) for raw in range(shift + tile, n_working * factor + tile, tile)}
+    return sorted(edges | {0, n_working})
+
+
+def bands(window: Window, grid: SlideGrid, halo: int, height: int) -> Iterator[Window]:
+    """Cut a tile into bands from top to bottom, so that reading each to its end reads no row twice.
+
+    A band's block ends at a multiple of `height`, so its core ends a halo above; the next band's block begins two halos
+    above that, with rows that the one before has read.
+
+    Args:
+        window: the tile, with a halo of `halo`.
+        height: raw pixels, best a multiple of the image's chunks.
+    """
+    top, bottom, left, right = window.core
+    first, last, *columns = window.block
+    step = max(1, height // grid.factor)
+    ends = [end for end in range((top + halo) // step * step + step, last, step) if top < end - halo < bottom]
+    for begin, end in itertools.pairwise([top, *(end - halo for end in ends), bottom]):
+        block = (max(first, begin - halo), min(last, end + halo), columns[0], columns[1])
+        yield Window((begin, end, left, right), block, grid.factor)
 
 
 @njit(_u8(_u8, _u8, _u8), cache=True, nogil=True)

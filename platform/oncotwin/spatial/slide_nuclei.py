@@ -38,6 +38,8 @@ _SCALE = 16
 """Steps of the smoothed images in one step of OD."""
 _RATIO = 1.6
 _EDGE_UM = 0.5
+_SUMMIT, _LOW = 5, 15
+"""Ways up of a pixel that is the highest around, and of one that is not above nil."""
 _WIDTH = 2.5
 """Half width of a Gaussian's taps in standard deviations."""
 
@@ -154,14 +156,16 @@ def find_nuclei(block: StainedBlock, window: Window, grid: SlideGrid, rule: Nucl
     edge_taps, blob_taps, around_taps = _cascade(grid, rule)
     edge = np.empty(block.haematoxylin.shape, np.int32)
     blob, answer = np.empty_like(edge), np.empty_like(edge)
+    ways = np.empty(edge.shape, np.uint8)
     _smooth_levels(block.haematoxylin, edge_taps, edge)
     _smooth(edge, blob_taps, blob)
     _subtract_smooth(blob, around_taps, answer)
-    threshold = round(rule.least_response_od * OD_STEPS * _SCALE)
+    _ways_up(answer, ways)
+    threshold = max(1, round(rule.least_response_od * OD_STEPS * _SCALE))
     inner = np.array(window.inner, np.int64)
-    seeds = _seeds(answer, block.flags, inner, threshold)
+    seeds = _seeds(answer, ways, block.flags, inner, threshold)
     least, largest = (round(area / grid.pixel_um**2) for area in (rule.least_area_um2, rule.largest_area_um2))
-    sums = _grow(edge, blob, answer, block.haematoxylin, seeds, _box(grid, rule))
+    sums = _grow(edge, blob, answer, ways, block.haematoxylin, seeds, _box(grid, rule))
     kept = (sums[:, 2] >= least) & (sums[:, 2] <= largest)
     sums = sums[kept] + np.array([window.block[0], window.block[2], 0, 0, 0, 0, 0, 0, 0])
     return Nuclei(*(np.ascontiguousarray(column) for column in sums.T))
@@ -193,11 +197,19 @@ def merge_nuclei(parts: Iterable[Nuclei]) -> Nuclei:
 
 
 def measure(nuclei: Nuclei, grid: SlideGrid) -> Morphometrics:
-    """Centre, size, shape and stain of each nucleus, from its integer sums.
+    """Centre, size, shape and stain of each nucleus, from its integer sums; the intensity is the mean haematoxylin."""
+    n = nuclei.n_pixels.astype(np.float64)
+    return Morphometrics(
+        x_um=(nuclei.column + nuclei.sum_column / n + 0.5) * grid.pixel_um,
+        y_um=(nuclei.row + nuclei.sum_row / n + 0.5) * grid.pixel_um,
+        area_um2=n * grid.pixel_um**2,
+        eccentricity=eccentricity(nuclei),
+        intensity=nuclei.sum_stain / n / OD_STEPS,
+    )
 
-    The eccentricity is that of the ellipse with the same second moments, each pixel being a square (1/12 on each axis);
-    the intensity is the mean optical density of haematoxylin.
-    """
+
+def eccentricity(nuclei: Nuclei) -> FloatArray:
+    """Of the ellipse (n,) with the same second moments, each pixel being a square (1/12 on each axis)."""
     n = nuclei.n_pixels.astype(np.float64)
     row, column = nuclei.sum_row / n, nuclei.sum_column / n
     var_row = nuclei.sum_row2 / n - row**2 + 1.0 / 12.0
@@ -205,13 +217,8 @@ def measure(nuclei: Nuclei, grid: SlideGrid) -> Morphometrics:
     both = nuclei.sum_both / n - row * column
     half = 0.5 * (var_row + var_column)
     spread = np.sqrt((0.5 * (var_row - var_column)) ** 2 + both**2)
-    return Morphometrics(
-        x_um=(nuclei.column + column + 0.5) * grid.pixel_um,
-        y_um=(nuclei.row + row + 0.5) * grid.pixel_um,
-        area_um2=n * grid.pixel_um**2,
-        eccentricity=np.sqrt(np.clip(2.0 * spread / (half + spread), 0.0, 1.0)),
-        intensity=nuclei.sum_stain / n / OD_STEPS,
-    )
+    found: FloatArray = np.sqrt(np.clip(2.0 * spread / (half + spread), 0.0, 1.0))
+    return found
 
 
 @njit(types.void(_f4, _i8, _t1, _t1, _t1), cache=True, nogil=True)
@@ -231,7 +238,7 @@ def _smooth_row(image: Response, i: int, taps: Taps, line: Taps, out: Taps) -> N
         for j in range(columns):
             middle[j] += weight * (above[j] + below[j])
     for j in range(columns):
-        middle[j] = (middle[j] + 2048) >> 12
+        middle[j] = np.int32(middle[j] + 2048) >> 12
     line[:radius] = middle[0]
     line[radius + columns :] = middle[columns - 1]
     weight = taps[0]
@@ -242,7 +249,7 @@ def _smooth_row(image: Response, i: int, taps: Taps, line: Taps, out: Taps) -> N
         for j in range(columns):
             out[j] += weight * (before[j] + after[j])
     for j in range(columns):
-        out[j] = (out[j] + 2048) >> 12
+        out[j] = np.int32(out[j] + 2048) >> 12
 
 
 @njit(types.void(_f4, _t1, _f4), cache=True, nogil=True)
@@ -270,29 +277,42 @@ def _subtract_smooth(image: Response, taps: Taps, out: Response) -> None:
             out[i, j] = image[i, j] - out[i, j]
 
 
-@njit(types.boolean(_f4, _i8, _i8), cache=True, nogil=True)
-def _is_maximum(answer: Response, i: int, j: int) -> bool:
-    """No neighbour is higher, nor as high and earlier."""
-    own = answer[i, j]
-    for di in range(-1, 2):
-        for dj in range(-1, 2):
-            y, x = i + di, j + dj
-            if (di != 0 or dj != 0) and 0 <= y < answer.shape[0] and 0 <= x < answer.shape[1]:
-                other = answer[y, x]
-                if other > own or (other == own and (di < 0 or (di == 0 and dj < 0))):
-                    return False
-    return True
+@njit(types.void(_f4, _b2), cache=True, nogil=True)
+def _ways_up(answer: Response, ways: FlagArray) -> None:
+    """Where the steepest way up leads from each pixel: to the highest of itself and its neighbours, the earliest of
+    those as high.
+
+    The way ``4 a + b`` leads ``1 - a`` rows down and ``1 - b`` columns on; `_SUMMIT` stays, `_LOW` is not above nil.
+    """
+    rows, columns = answer.shape
+    # Heights carry their own place in their last bits, so that the largest number says which is the highest.
+    line = np.full(columns + 2, -(1 << 26), np.int32)
+    across = np.full((3, columns), -(1 << 28), np.int32)
+    for i in range(-1, rows):
+        below = across[(i + 1) % 3]
+        if i + 1 < rows:
+            for j in range(columns):
+                line[j + 1] = answer[i + 1, j] << 2
+            for j in range(columns):
+                highest = np.int32(max(max(line[j] + 2, line[j + 1] + 1), line[j + 2]))
+                below[j] = np.int32((highest & -4) << 2) + (highest & 3)
+        else:
+            below[:] = -(1 << 28)
+        if i >= 0:
+            above, own, row = across[(i + 2) % 3], across[i % 3], answer[i]
+            for j in range(columns):
+                highest = np.int32(max(max(above[j] + 8, own[j] + 4), below[j]))
+                ways[i, j] = highest & 15 if row[j] > 0 else _LOW
 
 
-@njit(types.int64[:, ::1](_f4, _b2, types.int64[::1], _i8), cache=True, nogil=True)
-def _seeds(answer: Response, flags: FlagArray, inner: IntArray, threshold: int) -> IntArray:
-    """Maxima of the answer on tissue in the core, (n, 2)."""
+@njit(types.int64[:, ::1](_f4, _b2, _b2, types.int64[::1], _i8), cache=True, nogil=True)
+def _seeds(answer: Response, ways: FlagArray, flags: FlagArray, inner: IntArray, threshold: int) -> IntArray:
+    """Summits of the answer on tissue in the core, (n, 2)."""
     found = np.empty((1024, 2), np.int64)
     n = 0
     for i in range(inner[0], inner[1]):
-        row = answer[i]
         for j in range(inner[2], inner[3]):
-            if row[j] >= threshold and flags[i, j] & (TISSUE | PEN) == TISSUE and _is_maximum(answer, i, j):
+            if ways[i, j] == _SUMMIT and answer[i, j] >= threshold and flags[i, j] & (TISSUE | PEN) == TISSUE:
                 if n == len(found):
                     wider = np.empty((2 * n, 2), np.int64)
                     wider[:n] = found
@@ -302,22 +322,16 @@ def _seeds(answer: Response, flags: FlagArray, inner: IntArray, threshold: int) 
     return found[:n].copy()
 
 
-@njit(types.boolean(_f4, _i8, _i8, _i8, _i8), cache=True, nogil=True)
-def _leads_to(answer: Response, y: int, x: int, i: int, j: int) -> bool:
-    """Of the neighbours of (y, x), (i, j) is the highest, the earliest of those as high, and higher than (y, x)."""
-    height, own = answer[i, j], answer[y, x]
-    if height < own or (height == own and (i > y or (i == y and j >= x))):
-        return False
-    for v in range(max(y - 1, 0), min(y + 2, answer.shape[0])):
-        for u in range(max(x - 1, 0), min(x + 2, answer.shape[1])):
-            other = answer[v, u]
-            if other > height or (other == height and (v < i or (v == i and u < j))):
-                return False
-    return True
-
-
-@njit(types.int64[:, ::1](_f4, _f4, _f4, _h2, types.int64[:, ::1], _i8), cache=True, nogil=True)
-def _grow(edge: Response, blob: Response, answer: Response, stain: LevelArray, seeds: IntArray, box: int) -> IntArray:
+@njit(types.int64[:, ::1](_f4, _f4, _f4, _b2, _h2, types.int64[:, ::1], _i8), cache=True, nogil=True)
+def _grow(
+    edge: Response,
+    blob: Response,
+    answer: Response,
+    ways: FlagArray,
+    stain: LevelArray,
+    seeds: IntArray,
+    box: int,
+) -> IntArray:
     """Sums over the pixels of each seed, (n, 9) in the order of `Nuclei`.
 
     Every pixel has one way up, so that no two seeds reach the same pixel and no mark is needed of those visited.
@@ -347,7 +361,8 @@ def _grow(edge: Response, blob: Response, answer: Response, stain: LevelArray, s
             total += stain[i, j]
             for y in range(max(i - 1, top), min(i + 1, bottom) + 1):
                 for x in range(max(j - 1, left), min(j + 1, right) + 1):
-                    if answer[y, x] > 0 and edge[y, x] >= level and _leads_to(answer, y, x, i, j):
+                    leads_here = ways[y, x] == 4 * (y - i + 1) + x - j + 1 and (y != i or x != j)
+                    if leads_here and edge[y, x] >= level:
                         stack[2 * n_open], stack[2 * n_open + 1] = y, x
                         n_open += 1
         sums[s, 0], sums[s, 1], sums[s, 2], sums[s, 3], sums[s, 4] = i0, j0, n, sum_i, sum_j
