@@ -221,6 +221,11 @@ def tissue_share(values: IntArray) -> FloatArray:
     return _ratio(_field(values, "n_tissue"), _field(values, "n_pixels"))
 
 
+def pen_share(values: IntArray) -> FloatArray:
+    """Share of each cell's pixels that is ink."""
+    return _ratio(_field(values, "n_pen"), _field(values, "n_pixels"))
+
+
 def nuclei_per_mm2(values: IntArray, grid: SlideGrid) -> FloatArray:
     """Nuclei per mm2 of tissue; NaN without tissue."""
     return _ratio(_field(values, "n_nuclei"), _field(values, "n_tissue")) / (grid.pixel_um * 1e-3) ** 2
@@ -260,7 +265,7 @@ def cell_quality(values: IntArray, rule: CellRule) -> NDArray[np.uint8]:
     """
     share = tissue_share(values)
     solid = share >= rule.least_solid
-    pen = _ratio(_field(values, "n_pen"), _field(values, "n_pixels")) >= rule.largest_pen
+    pen = pen_share(values) >= rule.largest_pen
     blurred = solid & (np.nan_to_num(focus(values), nan=np.inf) < rule.least_focus)
     folded = solid.copy()
     for name in ("haematoxylin", "eosin"):
