@@ -35,7 +35,8 @@ from oncotwin.spatial.signature import Signature
 from oncotwin.spatial.slide_estimates import CLASS_NAMES, QUALITY_NAMES, SQUARE_UM, estimate_slide
 from oncotwin.spatial.slide_grid import SlideGrid, make_slide_grid
 from oncotwin.spatial.slide_maps import (
-    UNUSABLE,
+    GLASS,
+    USABLE,
     CellRule,
     add_cells,
     cell_pixels,
@@ -216,15 +217,16 @@ def _written(
 
 
 def _write_maps(out: Path, name: str, stored: StoredSlide, made: _Made) -> None:
-    """Maps of the whole slide: numbers are NaN where there is no tissue, classes -1 on glass."""
+    """Maps of the whole slide: numbers are NaN where there is no tissue, classes -1 on glass and where it is unusable."""
     values, grid, cell_um = made.values, made.models.grid, made.models.cell * made.models.grid.pixel_um
     shape = values.shape[:2]
     # In the slide's own coordinates, where a pixel's place is that of its centre.
     y, x = (start + (cell_um - stored.um_per_pixel) / 2 for start in stored.origin_um)
     cells = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
     classes = np.full(shape, -1, np.int16)
-    for at, code in enumerate((*CLASS_NAMES, UNUSABLE)):
+    for at, code in enumerate(CLASS_NAMES):
         classes[made.classes == code] = at
+    quality = np.where((made.classes == GLASS) & (made.quality == USABLE), -1, made.quality.astype(np.int16))
     maps: dict[str, tuple[NDArray[Any], str]] = {
         "nuclei_density": (nuclei_per_mm2(values, grid), "/mm2"),
         "nucleus_area": (mean_nucleus_um2(values, grid), "um2"),
@@ -233,7 +235,7 @@ def _write_maps(out: Path, name: str, stored: StoredSlide, made: _Made) -> None:
         "tissue": (tissue_share(values), "1"),
         "focus": (focus(values), "1"),
         "pen": (pen_share(values), "1"),
-        "quality": (made.quality.astype(np.int16), "1"),
+        "quality": (quality, "1"),
         "class": (classes, "1"),
     }
     flat = {key: (image.ravel(), unit) for key, (image, unit) in maps.items()}
