@@ -18,6 +18,8 @@ import zarr
 from numpy.typing import NDArray
 
 from oncotwin.domain.errors import ConfigurationError
+from oncotwin.spatial.slide_estimates import CLASS_NAMES, QUALITY_NAMES
+from oncotwin.spatial.slide_maps import USABLE
 from oncotwin_services.report.pages import environment
 from oncotwin_services.report.signature_maps import (
     MapImage,
@@ -44,6 +46,8 @@ LAYERS = ("core", "inner margin", "interface", "outer margin", "far stroma")
 _IMMUNE = ("immune_hot", "immune_excluded", "immune_cold")
 _REGIONS = {0: "stroma", 1: "tumour"}
 _PICTURE_PIXELS = 1_200
+_MOST_THINNED = 4
+"""A level that is thinned is read as a whole: of a slide without coarse levels that would be all of it."""
 _BINS = 60
 _NUCLEI = {"area_um2": ("area (µm²)", 0.0, 200.0), "eccentricity": ("eccentricity", 0.0, 1.0)}
 
@@ -94,7 +98,7 @@ def _content(folder: Path, summary: Mapping[str, Any], slide: Path | None) -> di
         "facts": _facts(summary, is_slide),
         "quality": _quality(summary, is_slide, maps, slide),
         "glance": _glance(rows),
-        "maps": _groups(maps, _class_names(rows)),
+        "maps": _groups(maps, _class_names(rows, is_slide), is_slide),
         "ordered": [
             {"gene": one["gene"], **{key: number(one[key]) for key in ("moran_i", "geary_c", "z", "q")}}
             for one in summary.get("genes", {}).get("most_ordered", [])
@@ -136,12 +140,16 @@ def _quality(
         left = summary["n_rows"] - kept
         sentence = f"{kept:,} of {summary['n_rows']:,} rows passed; {left:,} are kept out and used in no number below."
     pictures = []
-    if slide is not None:
-        pixels, size = _coarse(slide)
-        pictures.append(Picture(draw_picture(pixels, size), "The slide", "As it was imported."))
-    for name, words in (("blur", "Focus"), ("focus", "Focus"), ("pen", "Pen marks"), ("n_counts", "Counts")):
+    coarse = None if slide is None else _coarse(slide, float(summary["um_per_pixel"][0]))
+    if coarse is not None:
+        pictures.append(Picture(draw_picture(*coarse), "The slide", "As it was imported."))
+    if "quality" in maps:
+        names = {USABLE: "usable"} | {code: name.replace("_", " ") for code, name in QUALITY_NAMES.items()}
+        address = draw_classes(maps["quality"], names, {USABLE: "#9db7d5"})
+        pictures.append(Picture(address, "What can be used", "What is marked otherwise counts in no signature."))
+    for name, words in (("focus", "Focus"), ("pen", "Pen marks")):
         if name in maps:
-            pictures.append(_number_picture(maps[name], words, "Judged before anything else."))
+            pictures.append(_number_picture(maps[name], words, ""))
     return {
         "sentence": sentence, "refused": [(reason, _text(n)) for reason, n in refused], "pictures": pictures,
         "of_what": "nuclei" if is_slide else "spots or cells",
@@ -164,6 +172,8 @@ def _glance(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         "hypoxia.hotspot_area": "Hotspots of lack of oxygen cover {value}",
         "immune.penetration_depth": "Immune cells fall to half of what they are at the border within {value}",
         "interface.length": "The border between tumour and stroma is {value} long",
+        "tissue.area": "The tissue's area is {value}",
+        "nuclei.number": "Nuclei in it: {value}",
         "nuclei.density": "Density of nuclei: {value}",
     }
     return [
@@ -180,13 +190,15 @@ def _with_interval(row: Mapping[str, Any]) -> str:
     return f"{value} ({interval(row['low'] * factor, row['high'] * factor)})"
 
 
-def _class_names(rows: Iterable[Mapping[str, Any]]) -> dict[int, str]:
-    """Names of the input's classes, in the order of their numbers in the map."""
+def _class_names(rows: Iterable[Mapping[str, Any]], is_slide: bool) -> dict[int, str]:
+    """Names of the classes, in the order of their numbers in the map."""
+    if is_slide:
+        return {at: name.replace("_", "-") for at, name in enumerate(CLASS_NAMES.values())}
     own = [name for row in rows if (name := str(row["name"])).startswith("class_") and name.endswith(".share")]
     return {at: name[len("class_") : -len(".share")] for at, name in enumerate(own)}
 
 
-def _groups(maps: Mapping[str, MapImage], class_names: Mapping[int, str]) -> list[dict[str, Any]]:
+def _groups(maps: Mapping[str, MapImage], class_names: Mapping[int, str], is_slide: bool) -> list[dict[str, Any]]:
     """Maps in the order in which a slide is read: where is tumour, who is there, in which state."""
     regions = []
     if "tumour" in maps:
@@ -201,16 +213,15 @@ def _groups(maps: Mapping[str, MapImage], class_names: Mapping[int, str]) -> lis
         caption = "Numbered by the program; the table says how large each is."
         kinds.append(Picture(draw_classes(maps["niche"], {}), "Niches", caption))
     if "class" in maps:
-        kinds.append(Picture(draw_classes(maps["class"], class_names), "Classes", "As the input names them."))
+        caption = "By number and size of nuclei alone." if is_slide else "As the input names them."
+        kinds.append(Picture(draw_classes(maps["class"], class_names), "Classes", caption))
     immune = [maps[name] for name in _IMMUNE if name in maps]
     if len(immune) == len(_IMMUNE):
         kinds.append(_immune(immune))
-    shown = {"tumour", "signed_distance_um", "niche", "class", "blur", "focus", "pen", *_IMMUNE}
+    shown = {"tumour", "signed_distance_um", "niche", "class", "quality", "focus", "pen", *_IMMUNE}
     states = [_state(name, image, maps) for name, image in maps.items() if name not in shown and _is_state(name)]
-    found = [
-        ("Tumour and border", "", regions), ("Who is where", "", kinds),
-        ("States", "Scores are shares of counts; a pink line goes around hotspots.", states),
-    ]  # fmt: skip
+    last = ("Nuclei and stains", "") if is_slide else ("States", "Shares of counts; a pink line goes around hotspots.")
+    found = [("Tumour and border", "", regions), ("Who is where", "", kinds), (*last, states)]
     return [{"title": t, "explanation": e, "pictures": p} for t, e, p in found if p]
 
 
@@ -311,16 +322,23 @@ def _abstained(summary: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) ->
     ]
 
 
-def _coarse(slide: Path) -> tuple[NDArray[np.uint8], float]:
-    """Pixels of a coarse level, (rows, columns, 3), and their size in micrometres."""
+def _coarse(slide: Path, um_per_pixel: float) -> tuple[NDArray[np.uint8], float] | None:
+    """Pixels of a coarse level, (rows, columns, 3), and their size in micrometres; None where no level is coarse."""
     group = zarr.open_group(slide, mode="r", use_consolidated=False)
-    (image,) = group.attrs["ome"]["multiscales"]  # type: ignore[call-overload,index]
-    levels = [
-        (group[one["path"]], float(one["coordinateTransformations"][0]["scale"][-1])) for one in image["datasets"]
-    ]
-    array, size = next((one for one in levels if max(one[0].shape[-2:]) <= _PICTURE_PIXELS), levels[-1])
-    step = max(1, -(-max(array.shape[-2:]) // _PICTURE_PIXELS))
-    return np.moveaxis(np.asarray(array[:, ::step, ::step]), 0, 2), size * step
+    about: Any = group.attrs.get("ome", group.attrs)
+    image = about["multiscales"][0]
+    axes = [str(axis["name"]) for axis in image["axes"]]
+    levels: list[Any] = [group[level["path"]] for level in image["datasets"]]
+    y, x = axes.index("y"), axes.index("x")
+    array = next((one for one in levels if max(one.shape[y], one.shape[x]) <= _PICTURE_PIXELS), levels[-1])
+    step = -(-max(array.shape[y], array.shape[x]) // _PICTURE_PIXELS)
+    if step > _MOST_THINNED:
+        return None
+    cut = slice(None, None, step)
+    block = np.asarray(array[tuple({"y": cut, "x": cut, "c": slice(None)}.get(axis, 0) for axis in axes)])
+    left = [axis for axis in axes if axis in "cyx"]
+    size = um_per_pixel * levels[0].shape[x] / array.shape[x] * step
+    return block.transpose([left.index(axis) for axis in "yxc"]), size
 
 
 def _size(count: Any) -> float:
