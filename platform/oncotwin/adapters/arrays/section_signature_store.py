@@ -47,8 +47,7 @@ class StoredRows:
 def stored_rows(folder: Path, n_rows: int, n_genes: int, most_rows: int = MOST_ROWS) -> list[StoredRows]:
     """All rows of a stored section, as many at a time as may be dense."""
     size = max(1, min(DENSE_COUNTS // max(n_genes, 1), most_rows))
-    stamp = (folder / "zarr.json").stat().st_mtime_ns if (folder / "zarr.json").exists() else 0
-    return [StoredRows(str(folder), stamp, i, min(i + size, n_rows)) for i in range(0, n_rows, size)]
+    return [StoredRows(str(folder), stamp_of(folder), i, min(i + size, n_rows)) for i in range(0, n_rows, size)]
 
 
 @lru_cache(maxsize=2)
@@ -110,6 +109,17 @@ def open_sorted(folder: str) -> SortedCells:
 @lru_cache(maxsize=2)
 def _opened(folder: str) -> SortedCells:
     return SortedCells(folder)
+
+
+def forget_sorted() -> None:
+    """Let go of scratch folders that this process has opened, so that they can be removed."""
+    _opened.cache_clear()
+
+
+def stamp_of(folder: Path) -> int:
+    """When a stored section was written; nil where it does not say."""
+    header = folder / "zarr.json"
+    return header.stat().st_mtime_ns if header.exists() else 0
 
 
 def _load(folder: str, name: str) -> Any:

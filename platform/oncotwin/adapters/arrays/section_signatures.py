@@ -10,11 +10,13 @@ A section is read in blocks and never made dense as a whole. No result depends o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from oncotwin.adapters.arrays.section_signature_counts import (
 from oncotwin.adapters.arrays.section_signature_maps import write_maps
 from oncotwin.adapters.arrays.section_signature_panel import read_panel
 from oncotwin.adapters.arrays.section_signature_parts import FloatArray, SectionChoices, SectionFindings, Steps
-from oncotwin.adapters.arrays.section_signature_store import MOST_ROWS, StoredRows, stored_rows
+from oncotwin.adapters.arrays.section_signature_store import MOST_ROWS, forget_sorted, stamp_of, stored_rows
 from oncotwin.adapters.arrays.section_signature_table import write_cells
 from oncotwin.adapters.arrays.zarr_check import check_zarr
 from oncotwin.domain.claim import ArrayError
@@ -108,12 +110,12 @@ def section_signatures(
     stored = StoredSection(section)
     choices = SectionChoices(n_niches, seed, class_column, tumour_classes, vessel_classes, immune_classes, most_rows)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+    with _scratch_of(section, out) as scratch:
         try:
-            made = _find(stored, section, Path(scratch), Steps(engine_run), choices)
+            made = _find(stored, section, scratch, Steps(engine_run), choices)
         except ConfigurationError as error:
             raise ArrayError("unfit_section", str(error), section.name, "see the message") from error
-        partial = Path(scratch, "signatures")
+        partial = scratch / "signatures"
         partial.mkdir()
         _write(partial, section.name, stored, made)
         os.replace(partial, out)
@@ -121,6 +123,24 @@ def section_signatures(
         out, section.name, str(stored.said("platform") or "AnnData"), stored.n_rows, len(made.found.order),
         made.refused, made.found.abstained, tuple(made.found.signatures),
     )  # fmt: skip
+
+
+@contextmanager
+def _scratch_of(section: Path, out: Path) -> Iterator[Path]:
+    """A folder beside `out` for the cells along the curve, gone afterwards.
+
+    A run that goes on where a killed one was finds it under the same name: the names of blocks, under which an engine
+    keeps their results, hold it.
+    """
+    told = f"{section.resolve()} {stamp_of(section)}"
+    folder = out.with_name(f".{out.name}.{hashlib.sha256(told.encode()).hexdigest()[:12]}.cells")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        forget_sorted()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
