@@ -8,20 +8,17 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import zarr
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-MOST_PIXELS = 700
-"""Of a side of a picture; finer maps are thinned."""
+from oncotwin.adapters.arrays.signature_files import StoredMap
+
 MOST_CLASSES = 24
 _DOTS = 110
 _WIDTH_IN = 4.6
@@ -35,54 +32,8 @@ CLASS_COLOURS = (
 """Of Tol's qualitative schemes, which colour-blind people can tell apart as well."""
 
 
-@dataclass(frozen=True, slots=True)
-class MapImage:
-    """One map.
-
-    Attributes:
-        name: of the column that it shows.
-        values: (rows, columns): numbers, NaN where there is no tissue; or classes, -1 where there is none.
-        unit: UCUM.
-        um_per_pixel: side of a pixel of `values`.
-    """
-
-    name: str
-    values: NDArray[Any]
-    unit: str
-    um_per_pixel: float
-
-    @property
-    def is_classes(self) -> bool:
-        """Whether values are classes and not numbers."""
-        return self.values.dtype.kind in "iub"
-
-
-def read_maps(folder: Path) -> dict[str, MapImage]:
-    """All maps of ``maps.zarr``, thinned to what a picture shows, by name; none where the folder is not there."""
-    if not folder.is_dir():
-        return {}
-    root = zarr.open_group(folder, mode="r", use_consolidated=False)
-    found = {}
-    for name, group in sorted(root.groups()):
-        array = group["0"]
-        assert isinstance(array, zarr.Array)
-        size = _um_per_pixel(dict(group.attrs))
-        step = max(1, -(-max(array.shape[-2:]) // MOST_PIXELS))
-        values = np.asarray(array[..., ::step, ::step])
-        about = group.attrs.get("oncotwin")
-        unit = str(about.get("unit", "")) if isinstance(about, dict) else ""
-        found[name] = MapImage(name, values.reshape(values.shape[-2:]), unit, size * step)
-    return found
-
-
-def _um_per_pixel(attributes: Mapping[str, Any]) -> float:
-    """Side of a pixel, as an OME-Zarr image says it."""
-    (datasets,) = (image["datasets"] for image in attributes["ome"]["multiscales"])
-    return float(datasets[0]["coordinateTransformations"][0]["scale"][-1])
-
-
 def draw_numbers(
-    image: MapImage, label: str, outline: NDArray[np.bool_] | None = None, *, about_zero: bool = False
+    image: StoredMap, label: str, outline: NDArray[np.bool_] | None = None, *, about_zero: bool = False
 ) -> str:
     """A map of numbers with its colour bar, from the 1st to the 99th percentile.
 
@@ -115,7 +66,7 @@ def draw_numbers(
         return _address(figure)
 
 
-def draw_classes(image: MapImage, names: Mapping[int, str], colours: Mapping[int, str] | None = None) -> str:
+def draw_classes(image: StoredMap, names: Mapping[int, str], colours: Mapping[int, str] | None = None) -> str:
     """A map of classes with their names beside it.
 
     Args:
@@ -147,7 +98,7 @@ def draw_classes(image: MapImage, names: Mapping[int, str], colours: Mapping[int
 
 def draw_picture(pixels: NDArray[np.uint8], um_per_pixel: float) -> str:
     """The stained tissue itself, (rows, columns, 3), with a scale bar."""
-    image = MapImage("", pixels[..., 0], "", um_per_pixel)
+    image = StoredMap("", pixels[..., 0], "", um_per_pixel)
     with matplotlib.rc_context(_STYLE):
         figure, axis = _axis(image)
         axis.imshow(pixels)
@@ -189,7 +140,7 @@ def draw_histogram(edges: NDArray[np.float64], counts: NDArray[np.int64], label:
         return _address(figure)
 
 
-def _axis(image: MapImage) -> tuple[Figure, Any]:
+def _axis(image: StoredMap) -> tuple[Figure, Any]:
     rows, columns = image.values.shape
     height = min(max(_WIDTH_IN * 0.8 * rows / columns, 1.6), 6.0)
     figure = Figure(figsize=(_WIDTH_IN, height + 0.2), layout="constrained", facecolor="white")
@@ -216,7 +167,7 @@ def bar_um(width_um: float) -> float:
     return float(max(step * power for step in (1.0, 2.0, 5.0) if step * power <= width_um / 3.0))
 
 
-def _scale_bar(axis: Any, image: MapImage) -> None:
+def _scale_bar(axis: Any, image: StoredMap) -> None:
     rows, columns = image.values.shape
     length = bar_um(columns * image.um_per_pixel)
     text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"

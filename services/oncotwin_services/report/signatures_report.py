@@ -13,22 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
-import zarr
-from numpy.typing import NDArray
 
+from oncotwin.adapters.arrays.signature_files import StoredMap, coarse_picture, histograms, read_maps
 from oncotwin.domain.errors import ConfigurationError
 from oncotwin.spatial.slide_estimates import CLASS_NAMES, QUALITY_NAMES
 from oncotwin.spatial.slide_maps import USABLE
 from oncotwin_services.report.pages import environment
 from oncotwin_services.report.signature_maps import (
-    MapImage,
     draw_classes,
     draw_histogram,
     draw_numbers,
     draw_picture,
     draw_profile,
-    read_maps,
 )
 from oncotwin_services.report.signature_words import (
     GLOSSARY,
@@ -45,9 +41,8 @@ PAGE = "report.html"
 LAYERS = ("core", "inner margin", "interface", "outer margin", "far stroma")
 _IMMUNE = ("immune_hot", "immune_excluded", "immune_cold")
 _REGIONS = {0: "stroma", 1: "tumour"}
+_MAP_PIXELS = 700
 _PICTURE_PIXELS = 1_200
-_MOST_THINNED = 4
-"""A level that is thinned is read as a whole: of a slide without coarse levels that would be all of it."""
 _BINS = 60
 _NUCLEI = {"area_um2": ("area (µm²)", 0.0, 200.0), "eccentricity": ("eccentricity", 0.0, 1.0)}
 
@@ -89,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _content(folder: Path, summary: Mapping[str, Any], slide: Path | None) -> dict[str, Any]:
-    maps = read_maps(folder / "maps.zarr")
+    maps = read_maps(folder / "maps.zarr", _MAP_PIXELS)
     rows: list[dict[str, Any]] = summary["signatures"]
     is_slide = summary["kind"] == "slide"
     return {
@@ -127,7 +122,7 @@ def _facts(summary: Mapping[str, Any], is_slide: bool) -> list[tuple[str, str]]:
 
 
 def _quality(
-    summary: Mapping[str, Any], is_slide: bool, maps: Mapping[str, MapImage], slide: Path | None
+    summary: Mapping[str, Any], is_slide: bool, maps: Mapping[str, StoredMap], slide: Path | None
 ) -> dict[str, Any]:
     refused = sorted(summary.get("refused", {}).items(), key=lambda one: (-_size(one[1]), one[0]))
     genes = summary.get("genes", {})
@@ -140,7 +135,7 @@ def _quality(
         left = summary["n_rows"] - kept
         sentence = f"{kept:,} of {summary['n_rows']:,} rows passed; {left:,} are kept out and used in no number below."
     pictures = []
-    coarse = None if slide is None else _coarse(slide, float(summary["um_per_pixel"][0]))
+    coarse = None if slide is None else coarse_picture(slide, float(summary["um_per_pixel"][0]), _PICTURE_PIXELS)
     if coarse is not None:
         pictures.append(Picture(draw_picture(*coarse), "The slide", "As it was imported."))
     if "quality" in maps:
@@ -198,7 +193,7 @@ def _class_names(rows: Iterable[Mapping[str, Any]], is_slide: bool) -> dict[int,
     return {at: name[len("class_") : -len(".share")] for at, name in enumerate(own)}
 
 
-def _groups(maps: Mapping[str, MapImage], class_names: Mapping[int, str], is_slide: bool) -> list[dict[str, Any]]:
+def _groups(maps: Mapping[str, StoredMap], class_names: Mapping[int, str], is_slide: bool) -> list[dict[str, Any]]:
     """Maps in the order in which a slide is read: where is tumour, who is there, in which state."""
     regions = []
     if "tumour" in maps:
@@ -229,7 +224,7 @@ def _is_state(name: str) -> bool:
     return not name.startswith(("hotspot_", "aucell_"))
 
 
-def _state(name: str, image: MapImage, maps: Mapping[str, MapImage]) -> Picture:
+def _state(name: str, image: StoredMap, maps: Mapping[str, StoredMap]) -> Picture:
     words = SETS.get(name, heading(name))
     if image.is_classes:
         return Picture(draw_classes(image, {}), words, "")
@@ -242,18 +237,18 @@ def _state(name: str, image: MapImage, maps: Mapping[str, MapImage]) -> Picture:
     return Picture(address, words, caption)
 
 
-def _number_picture(image: MapImage, words: str, caption: str) -> Picture:
+def _number_picture(image: StoredMap, words: str, caption: str) -> Picture:
     unit, _ = scaled(image.unit, 0.0)
     return Picture(draw_numbers(image, unit or words.lower()), words, caption)
 
 
-def _immune(images: Sequence[MapImage]) -> Picture:
+def _immune(images: Sequence[StoredMap]) -> Picture:
     """The likeliest class of each place, where it is likelier than the others together."""
     chances = np.stack([image.values for image in images])
     seen = np.isfinite(chances).all(axis=0)
     best = np.where(seen, np.argmax(np.nan_to_num(chances), axis=0), -1)
     unsure = seen & (np.nan_to_num(chances).max(axis=0) <= 0.5)
-    image = MapImage("immune", np.where(unsure, 3, best).astype(np.int16), "1", images[0].um_per_pixel)
+    image = StoredMap("immune", np.where(unsure, 3, best).astype(np.int16), "1", images[0].um_per_pixel)
     names = {0: "hot", 1: "excluded", 2: "cold", 3: "not sure"}
     colours = {0: "#d1495b", 1: "#edae49", 2: "#00798c", 3: "#bbbbbb"}
     return Picture(draw_classes(image, names, colours), "Immune class", "Named where its probability is above a half.")
@@ -281,18 +276,12 @@ def _profiles(rows: Iterable[Mapping[str, Any]]) -> list[Picture]:
 
 
 def _histograms(path: Path) -> list[Picture]:
-    """Sizes and shapes of all nuclei, read some at a time."""
-    if not path.exists():
-        return []
+    """Sizes and shapes of all nuclei."""
     edges = {name: np.linspace(low, high, _BINS + 1) for name, (_, low, high) in _NUCLEI.items()}
-    counts = {name: np.zeros(_BINS, np.int64) for name in _NUCLEI}
-    file = pyarrow.parquet.ParquetFile(path)
-    for batch in file.iter_batches(columns=list(_NUCLEI)):
-        for name, own in edges.items():
-            counts[name] += np.histogram(np.clip(batch.column(name).to_numpy(), own[0], own[-1]), own)[0]
+    counts = histograms(path, edges)
     return [
         Picture(draw_histogram(edges[name], counts[name], label), label.partition(" (")[0].capitalize(), "All nuclei.")
-        for name, (label, _, _) in _NUCLEI.items()
+        for name, (label, _, _) in _NUCLEI.items() if counts
     ]
 
 
@@ -320,25 +309,6 @@ def _abstained(summary: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) ->
     return found + [
         (f"{heading(str(row['name']).partition('.')[0])}: {title(row['name'])}", row["note"]) for row in without
     ]
-
-
-def _coarse(slide: Path, um_per_pixel: float) -> tuple[NDArray[np.uint8], float] | None:
-    """Pixels of a coarse level, (rows, columns, 3), and their size in micrometres; None where no level is coarse."""
-    group = zarr.open_group(slide, mode="r", use_consolidated=False)
-    about: Any = group.attrs.get("ome", group.attrs)
-    image = about["multiscales"][0]
-    axes = [str(axis["name"]) for axis in image["axes"]]
-    levels: list[Any] = [group[level["path"]] for level in image["datasets"]]
-    y, x = axes.index("y"), axes.index("x")
-    array = next((one for one in levels if max(one.shape[y], one.shape[x]) <= _PICTURE_PIXELS), levels[-1])
-    step = -(-max(array.shape[y], array.shape[x]) // _PICTURE_PIXELS)
-    if step > _MOST_THINNED:
-        return None
-    cut = slice(None, None, step)
-    block = np.asarray(array[tuple({"y": cut, "x": cut, "c": slice(None)}.get(axis, 0) for axis in axes)])
-    left = [axis for axis in axes if axis in "cyx"]
-    size = um_per_pixel * levels[0].shape[x] / array.shape[x] * step
-    return block.transpose([left.index(axis) for axis in "yxc"]), size
 
 
 def _size(count: Any) -> float:

@@ -13,8 +13,9 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
+from oncotwin.adapters.arrays.signature_files import StoredMap, coarse_picture, read_maps
 from oncotwin.domain.errors import ConfigurationError
-from oncotwin_services.report.signature_maps import MapImage, bar_um, draw_classes, draw_numbers, read_maps
+from oncotwin_services.report.signature_maps import bar_um, draw_classes, draw_numbers
 from oncotwin_services.report.signature_words import interval, number, scaled, title
 from oncotwin_services.report.signatures_report import write_signatures_report
 
@@ -125,15 +126,28 @@ def test_what_is_no_summary_is_said(tmp_path: Path, content: str | None) -> None
 
 def test_maps_are_thinned_and_keep_their_size(tmp_path: Path) -> None:
     put_map(tmp_path, "large", np.zeros((1_500, 900), np.float32), 2.0)
-    found = read_maps(tmp_path / "maps.zarr")["large"]
+    found = read_maps(tmp_path / "maps.zarr", 700)["large"]
     assert found.values.shape == (500, 300) and found.um_per_pixel == 6.0
-    assert read_maps(tmp_path / "nowhere") == {}
+    assert read_maps(tmp_path / "nowhere", 700) == {}
+
+
+def test_a_coarse_picture_of_anybody_s_slide(tmp_path: Path) -> None:
+    root = zarr.create_group(tmp_path / "s", zarr_format=2)
+    axes = [{"name": name} for name in ("t", "y", "x", "c")]
+    image = {"axes": axes, "datasets": [{"path": "0"}, {"path": "1"}]}
+    root.attrs["multiscales"] = [image]
+    root.create_array("0", shape=(1, 900, 600, 3), dtype="u1", chunks=(1, 300, 300, 3))
+    root.create_array("1", data=np.broadcast_to(np.array([1, 2, 3], np.uint8), (1, 450, 300, 3)))
+    found = coarse_picture(tmp_path / "s", 0.5, 200)
+    assert found is not None
+    assert found[0].shape == (150, 100, 3) and found[1] == 3.0 and found[0][4, 5].tolist() == [1, 2, 3]
+    assert coarse_picture(tmp_path / "s", 0.5, 50) is None
 
 
 def test_maps_without_a_value_are_drawn() -> None:
-    assert draw_numbers(MapImage("a", np.full((4, 5), np.nan), "1", 1.0), "a").startswith("data:image/png;base64,")
-    assert draw_numbers(MapImage("a", np.ones((1, 1)), "1", 1.0), "a", about_zero=True)
-    assert draw_classes(MapImage("a", np.full((4, 5), -1, np.int16), "1", 1.0), {})
+    assert draw_numbers(StoredMap("a", np.full((4, 5), np.nan), "1", 1.0), "a").startswith("data:image/png;base64,")
+    assert draw_numbers(StoredMap("a", np.ones((1, 1)), "1", 1.0), "a", about_zero=True)
+    assert draw_classes(StoredMap("a", np.full((4, 5), -1, np.int16), "1", 1.0), {})
 
 
 @pytest.mark.parametrize(("width", "length"), [(1_000.0, 200.0), (6_000.0, 2_000.0), (299.0, 50.0), (30.0, 10.0)])
