@@ -32,6 +32,7 @@ from oncotwin.domain.claim import ArrayError
 from oncotwin.domain.errors import ConfigurationError
 from oncotwin.spatial.blocks import Run
 from oncotwin.spatial.signature import Signature
+from oncotwin.spatial.slide_border import border_signatures
 from oncotwin.spatial.slide_estimates import CLASS_NAMES, QUALITY_NAMES, SQUARE_UM, estimate_slide
 from oncotwin.spatial.slide_grid import SlideGrid, make_slide_grid
 from oncotwin.spatial.slide_maps import (
@@ -164,6 +165,7 @@ class _Made:
     quality: ByteArray
     classes: ByteArray
     signatures: list[Signature]
+    abstained: dict[str, str]
 
 
 def _measured(stored: StoredSlide, spool: NucleiSpool, run_of: Callable[[str], Run], choices: _Choices) -> _Made:
@@ -178,7 +180,12 @@ def _measured(stored: StoredSlide, spool: NucleiSpool, run_of: Callable[[str], R
         add_cells(values, found.cells)
     quality, classes = cell_quality(values, choices.cell_rule), classify_cells(values, grid, choices.cell_rule)
     signatures = estimate_slide(values, classes, quality, grid, cell, choices.cell_rule, choices.seed)
-    return _Made(models, n_patches, values, quality, classes, signatures)
+    border, why_not = border_signatures(values, grid, cell, choices.cell_rule, choices.seed)
+    abstained = {"interface": why_not} if why_not else {}
+    # The stains can be told apart by the usual vectors, only less well.
+    abstained |= {"stains of this slide": stains.reason} if stains.reason else {}
+    abstained |= {} if tissue.glass_found else {"white of the glass": "too little glass was seen; 240 was taken"}
+    return _Made(models, n_patches, values, quality, classes, signatures + border, abstained)
 
 
 def _written(
@@ -194,14 +201,10 @@ def _written(
         for code, reason in QUALITY_NAMES.items()
         if (n := int(np.count_nonzero(made.quality == code)))
     }
-    # The stains can be told apart by the usual vectors, only less well.
-    abstained = {"stains of this slide": models.stains.reason} if models.stains.reason else {}
-    if not models.tissue.glass_found:
-        abstained["white of the glass"] = "too little glass was seen; 240 was taken"
     summary = {
         "schema": SCHEMA, "kind": "slide", "name": name, "um_per_pixel": [stored.um_per_pixel] * 2,
         "shape": list(stored.shape), "n_nuclei": spool.n_nuclei, "n_usable": n_usable, "refused": refused,
-        "abstained": abstained,
+        "abstained": made.abstained,
         "settings": {
             "seed": choices.seed, "working_pixel_um": grid.pixel_um, "map_cell_um": cell * grid.pixel_um,
             "square_um": SQUARE_UM, "patches": made.n_patches, "white": list(models.tissue.white),
