@@ -28,6 +28,7 @@ from oncotwin.adapters.arrays.section_signature_passes import (
     RowScores,
     fractions,
     gene_autocorrelation,
+    grouped,
     neighbour_graph,
     score_rows,
 )
@@ -193,7 +194,7 @@ def _add_niches(
     kept: list[IntArray] = []
 
     def search() -> None:
-        niches = find_niches(blocks, found.choices.seed, found.choices.n_niches, how, steps.each("niches"))
+        niches = find_niches(blocks, found.choices.seed, found.choices.n_niches, how, grouped(steps.each("niches")))
         kept.append(niches.labels.astype(np.int64))
         found.settings["niche_ratios"] = {str(k): ratio for k, ratio in niches.ratios.items()}
         found.settings["niche_genes"] = len(niches.genes)

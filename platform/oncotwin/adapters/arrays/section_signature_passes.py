@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,8 @@ IntArray = NDArray[np.int64]
 CELLS_AT_ONCE = 1 << 14
 """Of passes over places and a few numbers of each cell."""
 _SHIFT_CELLS = 512
+MOST_GROUPS = 128
+"""Results that a pass hands over: a pass over thousands of small blocks sums them up where they were made."""
 
 
 
@@ -167,3 +171,42 @@ def _joined(parts: list[Autocorrelation]) -> Autocorrelation:
         np.concatenate([part.statistic for part in parts]), parts[0].expected, parts[0].variance_normality,
         np.concatenate([part.variance_randomisation for part in parts]), parts[0].sign,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SortedGroup:
+    """Some neighbouring blocks; each is made anew when its turn comes."""
+
+    blocks: SortedBlocks
+    first: int
+    end: int
+
+    def __iter__(self) -> Iterator[SortedBlock]:
+        return (self.blocks[at] for at in range(self.first, self.end))
+
+
+def grouped(run: Run) -> Run:
+    """A run whose results are sums, or arrays one below the other, of at most `MOST_GROUPS` groups of blocks.
+
+    For callers that add all results up, or join them, in the order of the blocks, as `find_niches` does.
+    """
+
+    def apply(function: Callable[[Any], Any], blocks: Iterable[Any]) -> Iterable[Any]:
+        return run(partial(_of_group, function=function), _groups(blocks))
+
+    return apply
+
+
+def _groups(blocks: Iterable[Any]) -> Iterable[Iterable[Any]]:
+    if isinstance(blocks, SortedBlocks):
+        size = -(-len(blocks) // MOST_GROUPS)
+        return [SortedGroup(blocks, i, min(i + size, len(blocks))) for i in range(0, len(blocks), size)]
+    return ([block] for block in blocks)
+
+
+def _of_group(group: Iterable[Any], function: Callable[[Any], Any]) -> Any:
+    parts = (function(block) for block in group)
+    first = next(parts)
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, *parts])
+    return reduce(add, parts, first)
