@@ -10,7 +10,7 @@ from oncotwin.domain.amendment import Accepted, Consent, Correction, Erasure
 from oncotwin.domain.errors import EventError
 from oncotwin.domain.header import EventHeader
 from oncotwin.domain.ids import split_twin_id
-from oncotwin.domain.observation import Assessment, Observation
+from oncotwin.domain.observation import Assessment, Evidence, Observation
 from oncotwin.domain.payloads import (
     AssessmentMade,
     ConsentChanged,
@@ -21,6 +21,7 @@ from oncotwin.domain.payloads import (
     PlannedDose,
     RecordCorrected,
     Replacement,
+    SpatialEvidence,
     TreatmentAdministered,
     TreatmentPlanned,
     kind_of,
@@ -133,6 +134,36 @@ def lesion_measured(data: LesionMeasured, header: EventHeader, policy: Policy) -
     if value == 0.0:
         return _censored(header, observable, target, "left", observable.zero_limit, detail)
     return Observation(header, observable.name, target, value, observable.unit, "none", None, detail)
+
+
+def spatial_evidence(data: SpatialEvidence, header: EventHeader, policy: Policy) -> Observation:
+    """A quantity read off a section or slide; at nil or one it is only known to lie beyond the interval's other end."""
+    observable = units.OBSERVABLES[data.observable]
+    factor = _factor(observable, data.unit)
+    value, low, high = (
+        _in_range(number * factor, observable, f"data.{name}")
+        for name, number in (("value", data.value), ("low", data.low), ("high", data.high))
+    )
+    if not low <= value <= high or low == high:
+        raise EventError(
+            "bad_interval",
+            f"the interval from {data.low!r} to {data.high!r} does not hold {data.value!r}, or has no width",
+            "data.low", "send the ends of the 90 % interval",
+        )
+    detail = {"reported": f"{data.value!r} {data.unit}"}
+    if data.read_off:
+        detail["read_off"] = ", ".join(data.read_off)
+    evidence = Evidence(low, high, (data.derived_from.source, data.derived_from.id))
+    if (found := data.comparison) is not None:
+        evidence = replace(
+            evidence, cohort=found.cohort, p=found.p, distance=found.distance, limit=found.limit, unlike=found.unlike
+        )
+    item = Observation(header, observable.name, "", value, observable.unit, "none", None, detail, evidence)
+    if value == 0.0:
+        return replace(item, value=None, censoring="left", limit=high)
+    if observable.unit == "1" and value == 1.0:
+        return replace(item, value=None, censoring="right", limit=low)
+    return item
 
 
 def _check_sum(data: LesionMeasured) -> None:
@@ -335,6 +366,7 @@ AMENDABLE: dict[type[Payload], Judge] = {
     AssessmentMade: assessment,
     TreatmentAdministered: treatment_administered,
     TreatmentPlanned: treatment_planned,
+    SpatialEvidence: spatial_evidence,
 }
 """Kinds that a correction may replace."""
 

@@ -5,8 +5,39 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from oncotwin.domain.header import EventHeader
+from oncotwin.domain.ids import EventKey
 
 Censoring = Literal["none", "left", "right", "interval", "not_evaluable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an observation read off a section or slide says of itself.
+
+    Such an observation brings its own uncertainty, and how far the tissue is from what the reading was proved on.
+    """
+
+    low: float
+    """Lower end of the 90 % interval, in the observation's unit."""
+    high: float
+    """Upper end."""
+    derived_from: EventKey
+    """(source, id) of the claim check of the section or slide."""
+    cohort: str = ""
+    """Reference cohort that the section was compared with; "" where there was none, and nothing is known then."""
+    p: float | None = None
+    """Share of that cohort's sections that are as unlike the others as this one."""
+    distance: float | None = None
+    """From the cohort."""
+    limit: float | None = None
+    """Distance beyond which a section counts as out of distribution."""
+    unlike: tuple[str, ...] = ()
+    """Signatures that make up most of the distance, the largest first."""
+
+    @property
+    def out_of_distribution(self) -> bool:
+        """Whether the section lies beyond the limit of its cohort."""
+        return self.distance is not None and self.limit is not None and self.distance > self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +69,8 @@ class Observation:
     """Bound of a censored value, in `unit`."""
     detail: Mapping[str, str] = field(default_factory=dict)
     """What else was said of the measurement: modality, assay, code, and the value as sent."""
+    evidence: Evidence | None = None
+    """Of what was read off a section or slide; None for every other measurement."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,45 @@ class ImagingStudy(Payload):
     """Name of the segmentation inside the referenced store."""
 
 
+class SourceEvent(Payload):
+    """The claim check that something was derived from."""
+
+    source: Uri
+    id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class Comparison(Payload):
+    """How far a section lies from a reference cohort of sections."""
+
+    cohort: Word
+    p: Annotated[Number, Field(gt=0, le=1)]
+    """Share of the cohort's sections that are as unlike the others as this one."""
+    distance: Annotated[Number, Field(ge=0)]
+    limit: Annotated[Number, Field(ge=0)]
+    """Distance beyond which a section counts as out of distribution."""
+    unlike: Annotated[tuple[Word, ...], Field(strict=False, max_length=20)] = ()
+    """Signatures that make up most of the distance, the largest first."""
+
+
+class SpatialEvidence(Payload):
+    """One quantity read off a section or slide, with its uncertainty."""
+
+    observable: Literal["resistant_fraction", "hypoxic_fraction", "immune_effect", "cell_density"]
+    value: Number
+    unit: Word
+    """UCUM: 1 or % for fractions and the immune effect, /mm2 for density."""
+    low: Number
+    """Lower end of the 90 % interval, in `unit`."""
+    high: Number
+    """Upper end."""
+    derived_from: SourceEvent
+    """The event of the section or slide."""
+    comparison: Comparison | None = None
+    """Absent where there was no cohort to compare with."""
+    read_off: Annotated[tuple[Word, ...], Field(strict=False, max_length=20)] = ()
+    """Names of the signatures that the value rests on."""
+
+
 class SupersededEvent(Payload):
     """The event that was wrong."""
 
@@ -236,6 +275,7 @@ PAYLOADS: dict[str, type[Payload]] = {
     "omics.section": OmicsSection,
     "pathology.wsi": PathologySlide,
     "imaging.study": ImagingStudy,
+    "spatial.evidence": SpatialEvidence,
     "record.corrected": RecordCorrected,
     "patient.erased": PatientErased,
     "consent.changed": ConsentChanged,

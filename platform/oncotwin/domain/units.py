@@ -37,6 +37,10 @@ _CELLS = {"10*9/L": 1.0, "10*3/uL": 1.0, "/uL": 1e-3, "/nL": 1.0}
 DIAMETER = "longest_diameter"
 VOLUME = "volume"
 DIAMETER_SUM = "sum_of_longest_diameters"
+RESISTANT_FRACTION = "resistant_fraction"
+HYPOXIC_FRACTION = "hypoxic_fraction"
+IMMUNE_EFFECT = "immune_effect"
+CELL_DENSITY = "cell_density"
 
 OBSERVABLES: Mapping[str, Observable] = {
     item.name: item
@@ -91,6 +95,11 @@ OBSERVABLES: Mapping[str, Observable] = {
                    "outside it life is not possible; smaller numbers are g/dL sent as g/L", loinc=("718-7",)),
         Observable("body_weight", "g", {"g": 1.0, "kg": 1000.0}, 5.0, 700_000.0,
                    "from a mouse, hardly under 10 g, to the heaviest people", loinc=("29463-7",)),
+        Observable(RESISTANT_FRACTION, "1", {"1": 1.0, "%": 0.01}, 0.0, 1.0, "a share of a tumour"),
+        Observable(HYPOXIC_FRACTION, "1", {"1": 1.0, "%": 0.01}, 0.0, 1.0, "a share of the tissue"),
+        Observable(IMMUNE_EFFECT, "1", {"1": 1.0, "%": 0.01}, 0.0, 1.0, "a share of what is inside the tumour"),
+        Observable(CELL_DENSITY, "/mm2", {"/mm2": 1.0}, 0.0, 50_000.0,
+                   "lymphocytes of 5 um, side by side without a gap, are 40,000"),
     )
 }  # fmt: skip
 """Name -> observable."""

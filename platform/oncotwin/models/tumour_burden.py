@@ -29,8 +29,16 @@ from numpy.typing import NDArray
 
 from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Plan, Treatment
+from oncotwin.domain.units import RESISTANT_FRACTION
 from oncotwin.models.base import Array, Hyperparameters, Observable, Reset, Segment
 from oncotwin.models.learning import FreeParameter, LearnedComponent, RegimenEffects
+from oncotwin.models.spatial_observation import (
+    FIRST_OPERATOR,
+    noise_sd,
+    operator_code,
+    operator_days,
+    operator_sd,
+)
 from oncotwin.models.therapy import Therapy
 from oncotwin.models.tumour_scale import LOG_SPHERE, on_scale_of
 
@@ -109,10 +117,19 @@ def propagate(member: Array, t0: float, t1: float, inputs: Array, constants: Arr
 def observe(member: Array, operator: int, target: int, constants: Array, out: Array) -> None:
     """Logarithm of diameter (0), volume (1) or sum of diameters (2), and the variance of its noise.
 
+    From `FIRST_OPERATOR` on: log-odds of the resistant fraction of the patient's tumour at that day of the regimen.
+
     The noise of one diameter has a relative part and one in mm, as a reader's cursor and a slice's thickness make it;
     a volume, the third power of a diameter, carries three times both. Readings of several lesions err independently:
     the variance (mm2) of the sum is the sum of theirs.
     """
+    if operator >= FIRST_OPERATOR:
+        # dx/dt = k exp(-w t) from the regimen's begin on: what the sensitive clone has lost so far.
+        kill = math.exp(min(max(member[1], _LOWEST), 3.0))
+        waning = math.exp(min(max(member[2], _LOWEST), 3.0))
+        out[0] = min(max(member[3], _LOWEST), _HIGHEST) + killed(kill, waning, operator_days(operator))
+        out[1] = operator_sd(operator) ** 2
+        return
     relative, absolute = constants[3], constants[4]
     scale = 1.0
     if operator == 2:
@@ -154,6 +171,7 @@ class TumourBurden:
     )
     shared: tuple[str, ...] = SHARED
     per_target: tuple[str, ...] = PER_TARGET
+    spatial: tuple[str, ...] = (RESISTANT_FRACTION,)
     n_inputs: int = 2
     propagate: Any = propagate
     observe: Any = observe
@@ -242,6 +260,18 @@ class TumourBurden:
     ) -> Sequence[Segment]:
         """One segment: under therapy or not. Known ends of agents are the caller's to cut at."""
         return (Segment(end, (1.0, max(agent.since for agent in therapy.agents)) if therapy.on else (0.0, 0.0)),)
+
+    def spatial_operator(
+        self, item: Observation, therapy: Therapy, time: float, hyper: Hyperparameters
+    ) -> int | None:
+        """Resistant fraction of a section while a regimen is in force.
+
+        Without one it says nothing here: resistance is to a regimen, and the next brings a prior of its own.
+        """
+        if not therapy.on:
+            return None
+        began = max(agent.since for agent in therapy.agents)
+        return operator_code(0, time - began, noise_sd(item, float(hyper["resistance_offset"]["sd"])))
 
     def therapy_resets(
         self, before: Therapy, after: Therapy, time: float, hyper: Hyperparameters

@@ -28,7 +28,7 @@ from oncotwin.domain.observation import Censoring
 from oncotwin.twin import drift_thresholds
 from oncotwin.twin.alert_text import recommendation, statement
 
-AlertKind = Literal["outlier", "drift", "inconsistent", "uncertain"]
+AlertKind = Literal["outlier", "drift", "inconsistent", "uncertain", "unlike"]
 Severity = Literal["info", "warning", "high"]
 
 SeriesKey = tuple[str, str]

@@ -18,6 +18,7 @@ from oncotwin.twin.drift import Alert, DriftSettings, Innovation, watch
 from oncotwin.twin.journal import event_seed, fold_key, report_name, twin_seed
 from oncotwin.twin.state import PartState, TwinState
 from oncotwin.twin.timeline import Cursor, Item, Step, batch, days, plan_steps, therapy_after
+from oncotwin.twin.typicality import unlike_alert
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +257,17 @@ def _finish(
     """Watch the innovations in fold order and close one twin's step."""
     estimates.sort(key=lambda pair: pair[0])
     drift = state.drift
-    alerts: list[Alert] = []
-    for _, estimate in estimates:
+    raised: list[tuple[int, Alert]] = []
+    for index, estimate in estimates:
         if estimate.innovation is not None:
-            drift, raised = watch(drift, state.twin_id, estimate.innovation, estimate.sd, binding.drift)
-            alerts.extend(raised)
+            drift, found = watch(drift, state.twin_id, estimate.innovation, estimate.sd, binding.drift)
+            raised.extend((index, alert) for alert in found)
+    models = [bound.model for bound in binding.models]
+    for index, item in enumerate(items):
+        if isinstance(item, Observation) and item.evidence is not None and item.evidence.out_of_distribution:
+            raised.append((index, unlike_alert(state.twin_id, item, models)))
+    # In the order of the events, whatever the batches.
+    alerts = [alert for _, alert in sorted(raised, key=lambda pair: pair[0])]
     observed = dict(state.last_observed)
     for item in items:
         if isinstance(item, Observation) and item.censoring != "not_evaluable":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +13,7 @@ from oncotwin.domain.observation import Observation
 from oncotwin.domain.treatment import Plan, PlannedItem, Treatment
 from oncotwin.filters.steps import Operation, StepTable
 from oncotwin.models.base import Hyperparameters, Reset, TumourModel
+from oncotwin.models.spatial_observation import SpatialModel, on_scale
 from oncotwin.models.therapy import Therapy
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -100,24 +101,36 @@ def _elapse(
     return therapy, pieces[-1].inputs
 
 
-def _observation(model: TumourModel, item: Observation, operator: int) -> tuple[int, float, float]:
-    """Operation and values (observation scale) of one observation."""
-    name = model.observables[operator].name
+def _observation(item: Observation, transform: Callable[[str, float], float]) -> tuple[int, float, float]:
+    """Operation and values (observation scale, by `transform`) of one observation."""
+    name = item.observable
     match item.censoring:
         case "none":
             assert item.value is not None
-            return Operation.OBSERVE, model.transform(name, item.value), 0.0
+            return Operation.OBSERVE, transform(name, item.value), 0.0
         case "left":
             assert item.limit is not None
-            return Operation.BELOW, model.transform(name, item.limit), 0.0
+            return Operation.BELOW, transform(name, item.limit), 0.0
         case "right":
             assert item.limit is not None
-            return Operation.ABOVE, model.transform(name, item.limit), 0.0
+            return Operation.ABOVE, transform(name, item.limit), 0.0
         case "interval":
             assert item.value is not None and item.limit is not None
-            return Operation.BETWEEN, model.transform(name, item.value), model.transform(name, item.limit)
+            return Operation.BETWEEN, transform(name, item.value), transform(name, item.limit)
         case _:
             return Operation.ADVANCE, 0.0, 0.0
+
+
+def _of_section(
+    model: SpatialModel, item: Observation, therapy: Therapy, now: float, hyper: Hyperparameters,
+    inputs: tuple[float, ...], key: int, index: int,
+) -> Step:
+    """Step of an observation read off a section; one that says nothing now only passes time."""
+    operator = model.spatial_operator(item, therapy, now, hyper)
+    if operator is None:
+        return Step(now, Operation.ADVANCE, inputs, key=key)
+    operation, value, upper = _observation(item, on_scale)
+    return Step(now, operation, inputs, operator, 0, value, upper, (), key, index)
 
 
 def plan_steps(
@@ -153,6 +166,13 @@ def plan_steps(
                 steps.append(Step(now, Operation.RESET, inputs, resets=resets, key=key, event=index))
             therapy = after
             continue
+        if item.evidence is not None:
+            # A section corrects what is believed of a tumour that is followed; by itself it begins no twin.
+            if started and isinstance(model, SpatialModel) and item.observable in model.spatial:
+                therapy, inputs = _elapse(model, hyper, therapy, time, now, steps)
+                steps.append(_of_section(model, item, therapy, now, hyper, inputs, key, index))
+                time = now
+            continue
         operator = operators.get(item.observable)
         if operator is None or (item.censoring == "not_evaluable" and not started):
             continue
@@ -177,7 +197,7 @@ def plan_steps(
                 targets.append(item.target)
                 steps.append(Step(now, Operation.RESET, inputs, resets=fresh, key=key))
             slot = targets.index(item.target)
-        operation, value, upper = _observation(model, item, operator)
+        operation, value, upper = _observation(item, model.transform)
         steps.append(Step(now, operation, inputs, operator, slot, value, upper, (), key, index))
     last = days(items[-1].header.time) if items else cursor.time
     if started:
