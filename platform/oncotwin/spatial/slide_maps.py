@@ -172,7 +172,7 @@ def _sum_pixels(
         for j in range(1, columns - 1):
             around = np.int32(up[j]) + np.int32(down[j]) + np.int32(row[j - 1]) + np.int32(row[j + 1])
             curves[j] = around - 4 * np.int32(row[j])
-        for j in (0, columns - 1):
+        for j in range(0, columns, max(columns - 1, 1)):
             beside = np.int32(row[max(j - 1, 0)]) + np.int32(row[min(j + 1, columns - 1)])
             curves[j] = np.int32(up[j]) + np.int32(down[j]) + beside - 4 * np.int32(row[j])
         h_row, e_row, f_row = haematoxylin[i], eosin[i], flags[i]
