@@ -4,6 +4,9 @@ Fixed floors refuse what is empty; robust outliers on a logarithmic scale refuse
 Only low counts and genes and high mitochondrial shares are refused: tissue with few counts (fat, stroma) is not an
 outlier where it is common, since the spread is the section's own.
 
+The floors are lower on a panel of few genes, where a good cell shows fewer: they ask for at most `FLOOR_SHARE` of the
+panel's genes, and for counts in the same proportion.
+
 Blocks: medians need all values of a section: three numbers a spot, collected, sorted by nothing but value. They do
 not depend on blocks or their order.
 
@@ -28,6 +31,7 @@ BoolArray = NDArray[np.bool_]
 
 MIN_COUNTS = 50
 MIN_GENES = 30
+FLOOR_SHARE = 0.03
 MAX_MITOCHONDRIAL = 0.5
 N_DEVIATIONS = 5.0
 _TO_SIGMA = 1.482602218505602
@@ -35,17 +39,19 @@ _TO_SIGMA = 1.482602218505602
 
 @dataclass(frozen=True, slots=True)
 class SpotMeasures:
-    """What quality is judged by; all (n_spots,).
+    """What quality is judged by; arrays are (n_spots,).
 
     Attributes:
         n_counts: int64, counts of all genes.
         n_genes: int64, genes with at least one count.
         n_mitochondrial: int64, counts of mitochondrial genes.
+        n_panel: genes of the panel.
     """
 
     n_counts: IntArray
     n_genes: IntArray
     n_mitochondrial: IntArray
+    n_panel: int
 
     @property
     def mitochondrial_share(self) -> Array:
@@ -83,36 +89,54 @@ def spot_measures(counts: IntArray, mitochondrial: BoolArray) -> SpotMeasures:
         )
     whole = counts.astype(np.int64)
     return SpotMeasures(
-        whole.sum(axis=1), np.count_nonzero(whole, axis=1).astype(np.int64), whole[:, mitochondrial].sum(axis=1)
+        whole.sum(axis=1), np.count_nonzero(whole, axis=1).astype(np.int64), whole[:, mitochondrial].sum(axis=1),
+        whole.shape[1],
     )
 
 
 def join_measures(parts: Sequence[SpotMeasures]) -> SpotMeasures:
-    """Measures of a section from its blocks, in the order of its spots."""
+    """Measures of a section from its blocks, in the order of its spots.
+
+    Raises:
+        ConfigurationError: no blocks, or blocks of different panels.
+    """
+    panels = {part.n_panel for part in parts}
+    if len(panels) != 1:
+        raise ConfigurationError(
+            f"the blocks of a section have panels of {sorted(panels)} genes; give at least one block, all of one panel"
+        )
     return SpotMeasures(
         np.concatenate([part.n_counts for part in parts]), np.concatenate([part.n_genes for part in parts]),
-        np.concatenate([part.n_mitochondrial for part in parts]),
+        np.concatenate([part.n_mitochondrial for part in parts]), panels.pop(),
     )
 
 
 def section_limits(measures: SpotMeasures) -> Limits:
     """Limits from all spots of a section; spots below the fixed floors do not enter the medians."""
-    usable = (measures.n_counts >= MIN_COUNTS) & (measures.n_genes >= MIN_GENES)
+    min_genes = min(float(MIN_GENES), FLOOR_SHARE * measures.n_panel)
+    min_counts = MIN_COUNTS * min_genes / MIN_GENES
+    usable = (measures.n_counts >= min_counts) & (measures.n_genes >= min_genes)
     if not usable.any():
-        return Limits(MIN_COUNTS, MIN_GENES, MAX_MITOCHONDRIAL)
+        return Limits(min_counts, min_genes, MAX_MITOCHONDRIAL)
     share = measures.mitochondrial_share[usable]
-    middle = np.median(share)
-    spread = _TO_SIGMA * np.median(np.abs(share - middle))
+    middle, spread = _middle_and_spread(share)
+    # Where more than half of the values are alike the spread is nil, and says nothing of the others.
+    highest = middle + N_DEVIATIONS * spread if spread > 0.0 else MAX_MITOCHONDRIAL
     return Limits(
-        max(float(MIN_COUNTS), _low(measures.n_counts[usable])), max(float(MIN_GENES), _low(measures.n_genes[usable])),
-        min(MAX_MITOCHONDRIAL, float(middle + N_DEVIATIONS * spread)) if spread > 0.0 else MAX_MITOCHONDRIAL,
+        max(min_counts, _low(measures.n_counts[usable])), max(min_genes, _low(measures.n_genes[usable])),
+        min(MAX_MITOCHONDRIAL, highest),
     )
 
 
 def _low(values: IntArray) -> float:
-    logs = np.log(values)
-    middle = np.median(logs)
-    return float(np.exp(middle - N_DEVIATIONS * _TO_SIGMA * np.median(np.abs(logs - middle))))
+    """Lowest value that is no outlier on the logarithmic scale; nil where there is no spread to judge by."""
+    middle, spread = _middle_and_spread(np.log(np.maximum(values, 1)))
+    return float(np.exp(middle - N_DEVIATIONS * spread)) if spread > 0.0 else 0.0
+
+
+def _middle_and_spread(values: Array) -> tuple[float, float]:
+    middle = np.median(values)
+    return float(middle), float(_TO_SIGMA * np.median(np.abs(values - middle)))
 
 
 def refusals(measures: SpotMeasures, limits: Limits) -> list[str]:
@@ -121,9 +145,9 @@ def refusals(measures: SpotMeasures, limits: Limits) -> list[str]:
     reasons = []
     for i in range(len(measures.n_counts)):
         if measures.n_counts[i] < limits.min_counts:
-            reasons.append(f"{measures.n_counts[i]} counts, below {limits.min_counts:.0f}")
+            reasons.append(f"{measures.n_counts[i]} counts, below {limits.min_counts:.4g}")
         elif measures.n_genes[i] < limits.min_genes:
-            reasons.append(f"{measures.n_genes[i]} genes, below {limits.min_genes:.0f}")
+            reasons.append(f"{measures.n_genes[i]} genes, below {limits.min_genes:.4g}")
         elif share[i] > limits.max_mitochondrial:
             reasons.append(f"mitochondrial share {share[i]:.3f}, above {limits.max_mitochondrial:.3f}")
         else:

@@ -13,6 +13,8 @@ Source:
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ IntArray = NDArray[np.int64]
 
 ALPHA = 0.25
 TOP_SHARE = 0.05
-_f1, _f2, _i1, _i2 = types.float64[::1], types.float64[:, ::1], types.int64[::1], types.int64[:, ::1]
+_f1, _i1, _i2 = types.float64[::1], types.int64[::1], types.int64[:, ::1]
 
 
 def gene_order(values: Array) -> IntArray:
@@ -40,7 +42,7 @@ def gene_order(values: Array) -> IntArray:
     return np.ascontiguousarray(np.argsort(-values, axis=1, kind="stable"), dtype=np.int64)
 
 
-@njit(types.void(_i2, _i1, types.int64, types.int64, _f1), nogil=True, error_model="numpy")
+@njit(types.void(_i2, _i1, types.int64, types.int64, _f1), cache=True, nogil=True, error_model="numpy")
 def _aucell(order: IntArray, held: IntArray, n_set: int, n_top: int, scores: Array) -> None:
     n_best = min(n_set, n_top)
     largest = 0.5 * n_best * (n_best - 1) + float(n_top - n_best) * n_best
@@ -49,25 +51,23 @@ def _aucell(order: IntArray, held: IntArray, n_set: int, n_top: int, scores: Arr
         for place in range(n_top - 1):
             if held[order[i, place]]:
                 area += n_top - 1 - place
-        scores[i] = area / largest if largest > 0.0 else np.nan
+        scores[i] = area / largest
 
 
-@njit(types.void(_i2, _i1, types.int64, _f1, _f1), nogil=True, error_model="numpy")
+@njit(types.void(_i2, _i1, types.int64, _f1, _f1), cache=True, nogil=True, error_model="numpy")
 def _ssgsea(order: IntArray, held: IntArray, n_set: int, weights: Array, scores: Array) -> None:
+    """The sum over places, turned round: a gene counts at its own place and at all after it."""
     n_genes = order.shape[1]
+    everywhere = n_genes * (n_genes + 1) // 2
     for i in range(order.shape[0]):
-        norm = 0.0
+        norm, inside, n_after = 0.0, 0.0, 0
         for place in range(n_genes):
             if held[order[i, place]]:
+                after = n_genes - place
                 norm += weights[place]
-        inside, outside, total = 0.0, 0, 0.0
-        for place in range(n_genes):
-            if held[order[i, place]]:
-                inside += weights[place]
-            else:
-                outside += 1
-            total += inside / norm - outside / (n_genes - n_set)
-        scores[i] = total
+                inside += weights[place] * after
+                n_after += after
+        scores[i] = inside / norm - (everywhere - n_after) / (n_genes - n_set)
 
 
 def _held(order: IntArray, columns: IntArray) -> IntArray:
@@ -89,12 +89,12 @@ def aucell(order: IntArray, columns: IntArray, n_top: int | None = None) -> Arra
     Args:
         order: (n_cells, n_genes) from `gene_order`.
         columns: (n_set,) places of the set's genes in the panel.
-        n_top: highest genes that are looked at; by default `TOP_SHARE` of the panel, at least two.
+        n_top: highest genes that are looked at; by default `TOP_SHARE` of the panel rounded up, at least two.
     Raises:
         ConfigurationError: the set or `n_top` does not fit the panel.
     """
     held = _held(order, columns)
-    n_top = max(2, round(TOP_SHARE * order.shape[1])) if n_top is None else n_top
+    n_top = max(2, math.ceil(TOP_SHARE * order.shape[1])) if n_top is None else n_top
     if not 2 <= n_top <= order.shape[1]:
         raise ConfigurationError(f"the {n_top} highest of {order.shape[1]} genes: n_top must lie between 2 and those")
     scores = np.empty(len(order))

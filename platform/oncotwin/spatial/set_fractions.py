@@ -35,8 +35,9 @@ EXPECTED_COUNTS = 100.0
 NARROWEST = 0.8
 WIDEST = 3.0
 REACH = 3.0
+"""Of a window, in bandwidths."""
 _SLACK = 1e-9
-_f1, _f2, _i1 = types.float64[::1], types.float64[:, ::1], types.int64[::1]
+_f2, _i1, _f8 = types.float64[:, ::1], types.int64[::1], types.float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,41 @@ class Fractions:
 
     Attributes:
         value: (n_own,) share of counts; NaN where the window holds none.
-        lower: (n_own,) of the 90 % interval.
+        lower: (n_own,) of the 90 % interval, counts taken as independent.
         upper: (n_own,) of the 90 % interval.
     """
 
     value: Array
     lower: Array
     upper: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Gaussian windows around a block's own spots.
+
+    Attributes:
+        points: (n_held, 2) in pitches.
+        own: (n_own,) places of the own spots among the held ones.
+        offsets: (n_own + 1,) where each window begins in `places`.
+        places: held spots in reach of each own spot, in increasing id.
+        bandwidth: in pitches.
+    """
+
+    points: Array
+    own: IntArray
+    offsets: IntArray
+    places: IntArray
+    bandwidth: float
+
+    def sums(self, columns: Array, power: int = 1) -> Array:
+        """Sums (n_own, n_columns) of the held spots' columns (n_held, n_columns) by weight ** power."""
+        found = np.zeros((len(self.own), columns.shape[1]))
+        _kernel_sums(
+            self.offsets, self.places, self.points, self.own, np.ascontiguousarray(columns, dtype=np.float64),
+            self.bandwidth, float(power), found,
+        )
+        return found
 
 
 def set_counts(counts: IntArray) -> SetCounts:
@@ -95,12 +124,11 @@ def bandwidths(sums: SetCounts) -> Array:
     return np.asarray(np.clip(np.sqrt(EXPECTED_COUNTS / (2.0 * math.pi * mean)), NARROWEST, WIDEST))
 
 
-@njit(types.void(_i1, _i1, _f2, _i1, _f1, _f1, types.float64, _f2), nogil=True, error_model="numpy")
-def _window_sums(
-    offsets: IntArray, places: IntArray, points: Array, own: IntArray, part: Array, total: Array, bandwidth: float,
+@njit(types.void(_i1, _i1, _f2, _i1, _f2, _f8, _f8, _f2), cache=True, nogil=True, error_model="numpy")
+def _kernel_sums(
+    offsets: IntArray, places: IntArray, points: Array, own: IntArray, columns: Array, bandwidth: float, power: float,
     sums: Array,
 ) -> None:
-    """Kernel sums (part, total, total under the squared kernel); places of each row are in increasing id."""
     reach = REACH * bandwidth
     for i in range(len(own)):
         for e in range(offsets[i], offsets[i + 1]):
@@ -108,10 +136,45 @@ def _window_sums(
             dx, dy = points[j, 0] - points[own[i], 0], points[j, 1] - points[own[i], 1]
             square = dx * dx + dy * dy
             if square <= reach * reach:
-                weight = math.exp(-square / (2.0 * bandwidth * bandwidth))
-                sums[i, 0] += weight * part[j]
-                sums[i, 1] += weight * total[j]
-                sums[i, 2] += weight * weight * total[j]
+                weight = math.exp(-power * square / (2.0 * bandwidth * bandwidth))
+                for k in range(columns.shape[1]):
+                    sums[i, k] += weight * columns[j, k]
+
+
+def make_windows(ids: IntArray, points: Array, own: IntArray, bandwidth: float) -> Windows:
+    """Windows of a block's own spots.
+
+    Args:
+        ids: (n_held,) increasing, of the block's own spots and its halo of `REACH` bandwidths.
+        points: (n_held, 2) in pitches, of the section and not of the block.
+        own: (n_own,) places of the own spots among the held ones.
+        bandwidth: in pitches.
+    Raises:
+        ConfigurationError: ids do not increase, shapes do not fit, or the bandwidth is not positive.
+    """
+    if len(ids) != len(points) or (np.diff(ids) <= 0).any():
+        raise ConfigurationError("ids and points of a block do not fit; give one row a spot, ids increasing")
+    if not 0.0 < bandwidth < math.inf:
+        raise ConfigurationError(f"a bandwidth of {bandwidth} pitches has no window; give a positive number")
+    points = np.ascontiguousarray(points, dtype=np.float64)
+    own = np.ascontiguousarray(own, dtype=np.int64)
+    near = cKDTree(points).query_ball_point(points[own], REACH * bandwidth * (1.0 + _SLACK), return_sorted=True)
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in near])]).astype(np.int64)
+    places = np.concatenate([np.empty(0), *near]).astype(np.int64)
+    return Windows(points, own, offsets, places, float(bandwidth))
+
+
+def check_counts(ids: IntArray, part: IntArray, total: IntArray) -> None:
+    """Refuse counts of a set that cannot be.
+
+    Raises:
+        ConfigurationError: not one a spot, or a spot has more counts of the set than of all genes.
+    """
+    if not len(ids) == len(part) == len(total):
+        raise ConfigurationError("ids and counts of a block do not fit; give one row a spot")
+    if (part < 0).any() or (part > total).any():
+        worst = int(np.flatnonzero((part < 0) | (part > total))[0])
+        raise ConfigurationError(f"spot {ids[worst]} has {part[worst]} counts of the set of {total[worst]} in all")
 
 
 def smoothed_fractions(
@@ -120,34 +183,21 @@ def smoothed_fractions(
     """Shares of a set in the windows of a block's own spots.
 
     Args:
-        ids: (n_held,) increasing, of the block's own spots and its halo of `REACH` bandwidths.
-        points: (n_held, 2) in pitches.
-        own: (n_own,) places of the own spots among the held ones.
+        ids, points, own: as of `make_windows`.
         part: (n_held,) counts of the set.
         total: (n_held,) counts of all genes.
         bandwidth: in pitches, from `bandwidths`.
     Raises:
-        ConfigurationError: ids do not increase, shapes do not fit, or a spot has more counts of the set than of all.
+        ConfigurationError: see `make_windows` and `check_counts`.
     """
-    if not (len(ids) == len(points) == len(part) == len(total)) or (np.diff(ids) <= 0).any():
-        raise ConfigurationError("ids, points and counts of a block do not fit; give one row a spot, ids increasing")
-    if (part < 0).any() or (part > total).any():
-        worst = int(np.flatnonzero((part < 0) | (part > total))[0])
-        raise ConfigurationError(f"spot {ids[worst]} has {part[worst]} counts of the set of {total[worst]} in all")
-    points = np.ascontiguousarray(points, dtype=np.float64)
-    near = cKDTree(points).query_ball_point(points[own], REACH * bandwidth * (1.0 + _SLACK), return_sorted=True)
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in near])]).astype(np.int64)
-    places = np.concatenate([np.empty(0), *near]).astype(np.int64)
-    sums = np.zeros((len(own), 3))
-    _window_sums(
-        offsets, places, points, np.asarray(own, dtype=np.int64), part.astype(np.float64), total.astype(np.float64),
-        float(bandwidth), sums,
-    )
-    value = np.full(len(own), np.nan)
-    counted = sums[:, 1] > 0.0
-    value[counted] = sums[counted, 0] / sums[counted, 1]
-    effective = np.full(len(own), np.nan)
-    effective[counted] = sums[counted, 1] ** 2 / sums[counted, 2]
+    check_counts(ids, part, total)
+    windows = make_windows(ids, points, own, bandwidth)
+    counts = windows.sums(np.column_stack([part, total]))
+    squared = windows.sums(np.asarray(total)[:, None], power=2)[:, 0]
+    counted = counts[:, 1] > 0.0
+    value, effective = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
+    value[counted] = counts[counted, 0] / counts[counted, 1]
+    effective[counted] = counts[counted, 1] ** 2 / squared[counted]
     return Fractions(value, *_wilson(value, effective))
 
 
