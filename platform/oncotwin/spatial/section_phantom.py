@@ -9,8 +9,9 @@ distance of a spot to that outline (negative inside, in um) decides of what its 
 - tumour cells lack oxygen by the depth: half of them `HYPOXIC_DEPTH_UM` below the outline, since oxygen reaches
   some 100 to 200 um from vessels, which here lie outside.
 
-Each kind of cell expresses the background genes alike and the genes of its gene sets `FOLD` times as much. A spot's
-counts are Poisson about its mixture times a log-normal depth. A few spots failed and hold nearly nothing.
+Each kind of cell expresses the background genes alike, the genes of its own gene sets `LOUD` times as much as such a gene
+and those of other sets `SILENT` times. A spot's counts are Poisson about its mixture times a log-normal depth. A few
+spots failed and hold nearly nothing.
 
 Source:
     Krogh 1919, doi:10.1113/jphysiol.1919.sp001844 (oxygen falls with the distance to vessels); Chen & Mellman 2017,
@@ -37,7 +38,7 @@ EDGE_UM = 60.0
 HYPOXIC_DEPTH_UM = 350.0
 HYPOXIC_WIDTH_UM = 90.0
 MEDIAN_COUNTS = 4_000.0
-FOLD = 12.0
+LOUD, SILENT = 3.0, 0.03
 N_BACKGROUND = 1_500
 FAILED_SHARE = 0.01
 
@@ -166,10 +167,11 @@ def _profiles(rng: np.random.Generator) -> tuple[tuple[str, ...], FloatArray]:
     genes = (*marked, *(f"BACKGROUND{k + 1}" for k in range(N_BACKGROUND)))
     base = rng.lognormal(0.0, 1.0, len(genes))
     profiles = np.tile(base, (len(_SETS_OF_CELL), 1))
-    place = {gene: k for k, gene in enumerate(genes)}
+    profiles[:, : len(marked)] *= SILENT
+    place = {gene: k for k, gene in enumerate(marked)}
     for row, names in enumerate(_SETS_OF_CELL.values()):
         own = sorted({place[gene] for name in names for gene in sets[name].genes})
-        profiles[row, own] *= FOLD
+        profiles[row, own] = LOUD * base[own]
     return genes, profiles / profiles.sum(axis=1, keepdims=True)
 
 

@@ -9,7 +9,7 @@ Feature-barcode matrices in HDF5; HDF5 user guide, chapters 4 (groups) and 5 (da
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -265,7 +265,7 @@ def _first_values(file: Any, path: str) -> NDArray[np.float64]:
 
 def _shape(file: Any, path: str) -> tuple[int, int]:
     node = _node(file, path)
-    shape: Sequence[Any] = np.ravel(node.attrs.get("shape", ())) if isinstance(node, h5py.Group) else node.shape
+    shape: Any = np.ravel(node.attrs.get("shape", ())) if isinstance(node, h5py.Group) else node.shape
     if len(shape) != 2:
         raise _bad(f"has counts in {path} without rows and columns")
     return int(shape[0]), int(shape[1])
