@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from oncotwin.domain.errors import ConfigurationError
-from oncotwin.spatial.autocorrelation_pass import N_SUMS, sum_chunks
+from oncotwin.spatial.autocorrelation_pass import N_MORAN, N_SUMS, sum_chunks
+from oncotwin.spatial.blocks import Run
 from oncotwin.spatial.exact_sums import exact_sums, rounded
 from oncotwin.spatial.pairs import PairBlock, PairWeights
 
@@ -43,6 +44,15 @@ class Assumption(StrEnum):
     """The observed values, all assignments to places equally likely."""
 
 
+class Wanted(StrEnum):
+    """What is asked for, and so how many sums are taken of each gene."""
+
+    MORAN = "moran"
+    """Moran's I and its moments under normality: four sums, the fastest."""
+    ALL = "all"
+    """Moran's I and Geary's C and their moments under both assumptions: seven sums."""
+
+
 @dataclass(frozen=True, slots=True)
 class AutocorrelationSums:
     """Sums of some blocks.
@@ -50,11 +60,13 @@ class AutocorrelationSums:
     Attributes:
         n_cells: how many rows went in.
         shift: (n_genes,) that was subtracted.
-        digits: (N_SUMS * n_genes, n_digits) exact sums, as of `oncotwin.spatial.exact_sums`.
+        wanted: which sums were taken.
+        digits: (n_sums * n_genes, n_digits) exact sums, as of `oncotwin.spatial.exact_sums`.
     """
 
     n_cells: int
     shift: Array
+    wanted: Wanted
     digits: IntArray
 
 
@@ -66,7 +78,7 @@ class Autocorrelation:
         statistic: (n_genes,); NaN for a gene that is constant, as is all that follows from it.
         expected: under both assumptions.
         variance_normality: under normality, one number for all genes.
-        variance_randomisation: (n_genes,), from each gene's kurtosis.
+        variance_randomisation: (n_genes,), from each gene's kurtosis; NaN where only `Wanted.MORAN` was asked for.
         sign: +1 where larger values mean that neighbours are alike (Moran), -1 where smaller ones do (Geary).
     """
 
@@ -100,7 +112,9 @@ def shift_of(sample: Array) -> Array:
     return np.asarray(head[nearest, np.arange(head.shape[1])])
 
 
-def sums_of_block(matrix: Array, pairs: PairBlock, shift: Array) -> AutocorrelationSums:
+def sums_of_block(
+    matrix: Array, pairs: PairBlock, shift: Array, wanted: Wanted = Wanted.ALL, run: Run = map
+) -> AutocorrelationSums:
     """Sums of one block.
 
     Args:
@@ -108,6 +122,9 @@ def sums_of_block(matrix: Array, pairs: PairBlock, shift: Array) -> Autocorrelat
             ``pairs.halo``. A whole section is the block without halo.
         pairs: from `PairWeights.block`.
         shift: (n_genes,) from `shift_of`, the same for all blocks.
+        wanted: what will be asked of the sums.
+        run: how parts of the block are worked on: the built-in `map`, or threads, which share the matrix; for a matrix
+            that is in memory whole. No bit depends on it.
     Raises:
         ConfigurationError: shapes that do not fit, a block that does not begin at a chunk, a value that is not finite.
     """
@@ -118,14 +135,14 @@ def sums_of_block(matrix: Array, pairs: PairBlock, shift: Array) -> Autocorrelat
             "give the own rows and then those of the halo"
         )
     values = np.ascontiguousarray(matrix, dtype=np.float64)
-    chunks = sum_chunks(values, pairs, np.ascontiguousarray(shift, dtype=np.float64))
+    chunks = sum_chunks(values, pairs, np.ascontiguousarray(shift, dtype=np.float64), wanted is Wanted.ALL, run)
     if not np.isfinite(chunks).all():
         row, gene = (int(at[0]) for at in np.nonzero(~np.isfinite(values)))
         raise ConfigurationError(
             f"gene {gene} in row {row} of the block that begins at cell {pairs.first}: {values[row, gene]} is not "
             "finite; leave such cells or genes out"
         )
-    return AutocorrelationSums(n_own, np.array(shift), exact_sums(chunks))
+    return AutocorrelationSums(n_own, np.array(shift), wanted, exact_sums(chunks))
 
 
 def merge(parts: Sequence[AutocorrelationSums]) -> AutocorrelationSums:
@@ -136,10 +153,17 @@ def merge(parts: Sequence[AutocorrelationSums]) -> AutocorrelationSums:
     """
     if not parts or any(not np.array_equal(part.shift, parts[0].shift) for part in parts[1:]):
         raise ConfigurationError("blocks were summed with different shifts; use one of `shift_of` for all of a section")
+    if any(part.wanted is not parts[0].wanted for part in parts):
+        raise ConfigurationError("blocks hold different sums; ask the same of all of a section")
     digits = parts[0].digits.copy()
     for part in parts[1:]:
         digits += part.digits
-    return AutocorrelationSums(sum(part.n_cells for part in parts), parts[0].shift, digits)
+    return AutocorrelationSums(sum(part.n_cells for part in parts), parts[0].shift, parts[0].wanted, digits)
+
+
+def morans_i(sums: AutocorrelationSums, pairs: PairWeights) -> Autocorrelation:
+    """Moran's I of all genes, from either kind of sums; arguments and errors as of `autocorrelation`."""
+    return _moran(_totals(sums, pairs), pairs)
 
 
 def autocorrelation(sums: AutocorrelationSums, pairs: PairWeights) -> tuple[Autocorrelation, Autocorrelation]:
@@ -151,34 +175,60 @@ def autocorrelation(sums: AutocorrelationSums, pairs: PairWeights) -> tuple[Auto
     Returns:
         (Moran's I, Geary's C).
     Raises:
-        ConfigurationError: rows are missing, or the graph is too small.
+        ConfigurationError: rows or sums are missing, or the graph is too small.
     """
+    if sums.wanted is not Wanted.ALL:
+        raise ConfigurationError("Geary's C needs all seven sums: sum the blocks with Wanted.ALL, or use `morans_i`")
+    totals = _totals(sums, pairs)
     n, s0, s1, s2 = pairs.n_cells, pairs.s0, pairs.s1, pairs.s2
-    if sums.n_cells != n:
-        raise ConfigurationError(f"sums of {sums.n_cells} cells, a graph of {n}: merge the sums of every block once")
-    if n < 4 or s0 <= 0.0:
-        raise ConfigurationError(f"a graph of {n} cells and a total weight of {s0}: four cells and one edge are needed")
-    y1, y2, y3, y4, ry, ry2, cross = rounded(sums.digits).reshape(N_SUMS, -1)
-    mean = y1 / n
+    _, square = _mean_and_square(totals, n)
+    kurtosis = _kurtosis(totals, n)
     with np.errstate(divide="ignore", invalid="ignore"):
-        square = np.where(y2 - n * mean**2 > 0.0, y2 - n * mean**2, np.nan)
-        fourth = y4 - 4.0 * mean * y3 + 6.0 * mean**2 * y2 - 3.0 * n * mean**4
-        kurtosis = n * fourth / square**2
-        moran = n / s0 * (cross - mean * ry + mean**2 * s0) / square
-        geary = (n - 1.0) / (2.0 * s0) * (ry2 - 2.0 * cross) / square
-    at = -1.0 / (n - 1.0)
-    moran_normal = (n**2 * s1 - n * s2 + 3.0 * s0**2) / ((n**2 - 1.0) * s0**2) - at**2
-    moran_random = (
-        n * ((n**2 - 3.0 * n + 3.0) * s1 - n * s2 + 3.0 * s0**2)
-        - kurtosis * ((n**2 - n) * s1 - 2.0 * n * s2 + 6.0 * s0**2)
-    ) / ((n - 1.0) * (n - 2.0) * (n - 3.0) * s0**2) - at**2
-    geary_normal = ((2.0 * s1 + s2) * (n - 1.0) - 4.0 * s0**2) / (2.0 * (n + 1.0) * s0**2)
-    geary_random = (
+        statistic = (n - 1.0) / (2.0 * s0) * (totals[6] - 2.0 * totals[3]) / square
+    normal = ((2.0 * s1 + s2) * (n - 1.0) - 4.0 * s0**2) / (2.0 * (n + 1.0) * s0**2)
+    random = (
         (n - 1.0) * s1 * (n**2 - 3.0 * n + 3.0 - (n - 1.0) * kurtosis)
         - 0.25 * (n - 1.0) * s2 * (n**2 + 3.0 * n - 6.0 - (n**2 - n + 2.0) * kurtosis)
         + s0**2 * (n**2 - 3.0 - (n - 1.0) ** 2 * kurtosis)
     ) / (n * (n - 2.0) * (n - 3.0) * s0**2)
-    return (
-        Autocorrelation(moran, at, moran_normal, moran_random, 1),
-        Autocorrelation(geary, 1.0, geary_normal, geary_random, -1),
-    )
+    return _moran(totals, pairs), Autocorrelation(statistic, 1.0, normal, random, -1)
+
+
+def _moran(totals: Array, pairs: PairWeights) -> Autocorrelation:
+    n, s0, s1, s2 = pairs.n_cells, pairs.s0, pairs.s1, pairs.s2
+    mean, square = _mean_and_square(totals, n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = n / s0 * (totals[3] - mean * totals[2] + mean**2 * s0) / square
+    at = -1.0 / (n - 1.0)
+    normal = (n**2 * s1 - n * s2 + 3.0 * s0**2) / ((n**2 - 1.0) * s0**2) - at**2
+    random = (
+        n * ((n**2 - 3.0 * n + 3.0) * s1 - n * s2 + 3.0 * s0**2)
+        - _kurtosis(totals, n) * ((n**2 - n) * s1 - 2.0 * n * s2 + 6.0 * s0**2)
+    ) / ((n - 1.0) * (n - 2.0) * (n - 3.0) * s0**2) - at**2
+    return Autocorrelation(statistic, at, normal, random, 1)
+
+
+def _totals(sums: AutocorrelationSums, pairs: PairWeights) -> Array:
+    """Sums (n_sums, n_genes) of the section, each rounded once."""
+    n, s0 = pairs.n_cells, pairs.s0
+    if sums.n_cells != n:
+        raise ConfigurationError(f"sums of {sums.n_cells} cells, a graph of {n}: merge the sums of every block once")
+    if n < 4 or s0 <= 0.0:
+        raise ConfigurationError(f"a graph of {n} cells and a total weight of {s0}: four cells and one edge are needed")
+    return rounded(sums.digits).reshape(N_SUMS if sums.wanted is Wanted.ALL else N_MORAN, -1)
+
+
+def _mean_and_square(totals: Array, n: int) -> tuple[Array, Array]:
+    """Mean over the shift, and sum of squares around it: NaN for a gene that is constant."""
+    mean = totals[0] / n
+    square = totals[1] - n * mean**2
+    return mean, np.where(square > 0.0, square, np.nan)
+
+
+def _kurtosis(totals: Array, n: int) -> Array:
+    """Fourth moment over the square of the second; NaN where it was not summed."""
+    mean, square = _mean_and_square(totals, n)
+    if len(totals) < N_SUMS:
+        return np.full(mean.shape, np.nan)
+    fourth = totals[5] - 4.0 * mean * totals[4] + 6.0 * mean**2 * totals[1] - 3.0 * n * mean**4
+    return np.asarray(n * fourth / square**2)

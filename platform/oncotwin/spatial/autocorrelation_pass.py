@@ -1,8 +1,9 @@
-"""The one pass over a matrix that spatial autocorrelation takes: seven sums of each gene and chunk.
+"""The one pass over a matrix that spatial autocorrelation takes: up to seven sums of each gene and chunk.
 
-Rows are shifted into a small aligned buffer that stays in the second-level cache, a group at a time, and the products
-of neighbours read that buffer. Multiply-adds are explicit, so a compiler has nothing to decide: the bits are the same
-for any split of the rows into blocks.
+A few genes of a few rows are worked on at a time, so that the running sums stay in registers and neighbours' values in
+the first-level cache; every row is read from memory once. Eight genes make one vector, and multiply-adds are explicit,
+so a compiler has nothing to decide: the bits are the same for any split of the rows into blocks. Rows go from the last
+to the first, as partners of a pair stand at its smaller cell: they have then just been read.
 """
 
 from __future__ import annotations
@@ -10,28 +11,90 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
 from numpy.typing import NDArray
 
+from oncotwin.spatial.blocks import Run
 from oncotwin.spatial.pairs import CHUNK, PairBlock
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 IndexArray = NDArray[np.int32]
 
+N_MORAN = 4
+"""Sums of y, y^2, r y and of w_ij y_i y_j, where r are `PairBlock.ends`."""
 N_SUMS = 7
-"""Sums of y, y^2, y^3, y^4, r y, r y^2 and of w_ij y_i y_j, where r are `PairBlock.ends`."""
+"""And those of y^3, y^4 and r y^2."""
 
-_GROUP = 64
-_TILE = 512
-_STRIDE = _TILE + 8
-"""Rows of the buffer begin at cache lines and at different places of a page: a stride of 4,096 bytes would map all rows
-to one set of the first-level cache. A constant lets the compiler see that the running sums do not overlap."""
-_N_SPARE = 4
+_LANES = 8
+_ROWS = 16
+"""Rows that are worked on together; a chunk holds a whole number of them."""
+_AHEAD = 2 * _ROWS
+"""How many rows before they are needed numbers are asked for."""
+_CHUNKS_AT_ONCE = 8
 
-_f8, _f1, _f2, _f3 = types.float64, types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1]
-_i8, _i1, _n1 = types.int64, types.int64[::1], types.int32[::1]
+_f1, _f2 = types.float64[::1], types.float64[:, ::1]
+_i8, _i1, _n1, _b8 = types.int64, types.int64[::1], types.int32[::1], types.boolean
+_VECTOR = ir.VectorType(ir.DoubleType(), _LANES)
+
+
+class _Lanes(types.Type):  # type: ignore[misc, unused-ignore]
+    """Eight genes' numbers in one register; numba has no such type of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+_lanes = _Lanes()
+
+
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc, unused-ignore]
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VECTOR)
+
+
+def _place(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Address of an element of an array."""
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.bitcast(builder.gep(array.data, [arguments[1]]), _VECTOR.as_pointer())
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _load(_context: Any, array: Any, at: Any) -> Any:
+    """``array[at:at + 8]``."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_place(context, builder, signature, arguments), align=8, typ=_VECTOR)
+
+    return _lanes(array, types.int64), build
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _store(_context: Any, array: Any, at: Any, value: Any) -> Any:
+    """``array[at:at + 8] = value``."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[2], _place(context, builder, signature, arguments), align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, value), build
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _all(_context: Any, value: Any) -> Any:
+    """One number in every lane."""
+
+    def build(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        empty = ir.Constant(_VECTOR, ir.Undefined)
+        first = builder.insert_element(empty, arguments[0], ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
+        return builder.shuffle_vector(first, empty, zeros)
+
+    return _lanes(types.float64), build
 
 
 @intrinsic  # type: ignore[misc, unused-ignore]
@@ -39,126 +102,146 @@ def _fma(_context: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, rounded once."""
 
     def build(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.fma(*arguments)
+        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+        name = f"llvm.fma.v{_LANES}f64"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
-    return types.float64(types.float64, types.float64, types.float64), build
+    return _lanes(a, b, c), build
 
 
-@njit(types.void(_f1, _f1, _f1, _f1, _f8, _f8, _f1), cache=True, nogil=True, error_model="numpy")
-def _moments_of_two(
-    first: Array, second: Array, shift: Array, shifted: Array, end: float, next_end: float, sums: Array
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _plus(_context: Any, a: Any, b: Any) -> Any:
+    """``a + b``."""
+    return _lanes(a, b), lambda _context, builder, _signature, arguments: builder.fadd(*arguments)
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _minus(_context: Any, a: Any, b: Any) -> Any:
+    """``a - b``."""
+    return _lanes(a, b), lambda _context, builder, _signature, arguments: builder.fsub(*arguments)
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _times(_context: Any, a: Any, b: Any) -> Any:
+    """``a * b``."""
+    return _lanes(a, b), lambda _context, builder, _signature, arguments: builder.fmul(*arguments)
+
+
+@intrinsic  # type: ignore[misc, unused-ignore]
+def _fetch(_context: Any, array: Any, at: Any) -> Any:
+    """Ask for ``array[at]`` to be brought near; an address that is not there does no harm."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(32)
+        pointer = builder.bitcast(_place(context, builder, signature, arguments), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word])
+        to_read, near, of_data = ir.Constant(word, 0), ir.Constant(word, 2), ir.Constant(word, 1)
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(function, [pointer, to_read, near, of_data])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), build
+
+
+@njit(
+    types.void(_f1, _i8, _i8, _i1, _n1, _f1, _f1, _f1, _f1, _i8, _i8, _b8, _f1), cache=True, nogil=True,
+    error_model="numpy",
+)
+def _add_rows(
+    matrix: Array, n_genes: int, n_slots: int, offsets: IntArray, neighbours: IndexArray, weights: Array, later: Array,
+    ends: Array, shift: Array, first: int, end: int, is_full: bool, sums: Array,
 ) -> None:
-    """Shift two rows into the buffer and add their powers to six running sums, which are so loaded half as often."""
-    for g in range(shift.shape[0]):
-        y, z = first[g] - shift[g], second[g] - shift[g]
-        y_square, z_square = y * y, z * z
-        y_end, z_end = end * y, next_end * z
-        shifted[g] = y
-        shifted[_STRIDE + g] = z
-        sums[g] += y + z
-        sums[_STRIDE + g] += y_square + z_square
-        sums[2 * _STRIDE + g] = _fma(z_square, z, _fma(y_square, y, sums[2 * _STRIDE + g]))
-        sums[3 * _STRIDE + g] = _fma(z_square, z_square, _fma(y_square, y_square, sums[3 * _STRIDE + g]))
-        sums[4 * _STRIDE + g] += y_end + z_end
-        sums[5 * _STRIDE + g] = _fma(z_end, z, _fma(y_end, y, sums[5 * _STRIDE + g]))
+    """Add the rows ``first`` to ``end - 1`` to the running sums, ``sums[s * n_slots + slot]``.
+
+    ``later`` are the sums of each row's pair weights, by which the shift of its partners is taken off at once.
+    """
+    for slot in range(0, n_slots, _LANES):
+        # The last vector begins early, so that it ends with the row; its first genes are summed twice, apart.
+        gene = min(slot, n_genes - _LANES)
+        c = _load(shift, gene)
+        y1, y2 = _load(sums, slot), _load(sums, n_slots + slot)
+        ry, cross = _load(sums, 2 * n_slots + slot), _load(sums, 3 * n_slots + slot)
+        y3, y4, ry2 = c, c, c
+        if is_full:
+            y3, y4 = _load(sums, 4 * n_slots + slot), _load(sums, 5 * n_slots + slot)
+            ry2 = _load(sums, 6 * n_slots + slot)
+        for i in range(first, end):
+            at = i * n_genes + gene
+            _fetch(matrix, at - _AHEAD * n_genes)
+            y = _minus(_load(matrix, at), c)
+            # Unsigned, as numba would otherwise look for indices from the end.
+            row = np.uint64(i)
+            near = _times(_all(-later[row]), c)
+            for pair in range(np.uint64(offsets[row]), np.uint64(offsets[row + np.uint64(1)])):
+                near = _fma(_all(weights[pair]), _load(matrix, neighbours[pair] * n_genes + gene), near)
+            r = _all(ends[row])
+            y1, y2 = _plus(y1, y), _fma(y, y, y2)
+            ry, cross = _fma(r, y, ry), _fma(y, near, cross)
+            if is_full:
+                square = _times(y, y)
+                y3, y4, ry2 = _fma(square, y, y3), _fma(square, square, y4), _fma(r, square, ry2)
+        _store(sums, slot, y1)
+        _store(sums, n_slots + slot, y2)
+        _store(sums, 2 * n_slots + slot, ry)
+        _store(sums, 3 * n_slots + slot, cross)
+        if is_full:
+            _store(sums, 4 * n_slots + slot, y3)
+            _store(sums, 5 * n_slots + slot, y4)
+            _store(sums, 6 * n_slots + slot, ry2)
 
 
-@njit(types.void(_f1, _f1, _f1), cache=True, nogil=True, error_model="numpy")
-def _shift_row(row: Array, shift: Array, shifted: Array) -> None:
-    for g in range(shift.shape[0]):
-        shifted[g] = row[g] - shift[g]
-
-
-@njit(types.void(_f1, _f1, _f1, _f1, _f1, _f8, _f8, _f8, _f8, _f1), cache=True, nogil=True, error_model="numpy")
-def _products_of_four(
-    own: Array, a: Array, b: Array, c: Array, d: Array, wa: float, wb: float, wc: float, wd: float, cross: Array
-) -> None:
-    for g in range(own.shape[0]):
-        cross[g] = _fma(own[g], _fma(wd, d[g], _fma(wc, c[g], _fma(wb, b[g], wa * a[g]))), cross[g])
-
-
-@njit(types.void(_f1, _f1, _f1, _f8, _f8, _f1), cache=True, nogil=True, error_model="numpy")
-def _products_of_two(own: Array, a: Array, b: Array, wa: float, wb: float, cross: Array) -> None:
-    for g in range(own.shape[0]):
-        cross[g] = _fma(own[g], _fma(wb, b[g], wa * a[g]), cross[g])
-
-
-@njit(types.void(_f2, _i1, _n1, _f1, _f1, _f1, _i8, _i8, _f1, _f1), cache=True, nogil=True, error_model="numpy")
-def _add_group(
-    matrix: Array, offsets: IntArray, neighbours: IndexArray, weights: Array, ends: Array, shift: Array, gene: int,
-    start: int, buffer: Array, sums: Array,
-) -> None:
-    """Add the rows ``start`` to ``start + _GROUP`` and the genes from ``gene`` on to the running sums."""
-    n_genes = shift.shape[0]
-    end = min(start + _GROUP, offsets.shape[0] - 1)
-    rows, spare = buffer[:_GROUP * _STRIDE], _GROUP * _STRIDE
-    for i in range(start, end, 2):
-        at = (i - start) * _STRIDE
-        # The last row of an odd number stands beside the shift itself: a row of zeros.
-        second = matrix[i + 1, gene:gene + n_genes] if i + 1 < end else shift
-        _moments_of_two(
-            matrix[i, gene:gene + n_genes], second, shift, rows[at:at + 2 * _STRIDE], ends[i],
-            ends[i + 1] if i + 1 < end else 0.0, sums,
-        )
-    places = np.empty(_N_SPARE, dtype=np.int64)
-    factors = np.empty(_N_SPARE)
-    cross = sums[6 * _STRIDE:6 * _STRIDE + n_genes]
-    for i in range(start, end):
-        own = buffer[(i - start) * _STRIDE:(i - start) * _STRIDE + n_genes]
-        for pair in range(offsets[i], offsets[i + 1], _N_SPARE):
-            n_here = min(_N_SPARE, offsets[i + 1] - pair)
-            for s in range(_N_SPARE):
-                j = neighbours[pair + s] if s < n_here else np.int32(i)
-                factors[s] = weights[pair + s] if s < n_here else 0.0
-                places[s] = (j - start) * _STRIDE
-                if not start <= j < end:
-                    places[s] = spare + s * _STRIDE
-                    _shift_row(matrix[j, gene:gene + n_genes], shift, buffer[places[s]:places[s] + n_genes])
-            a, b = buffer[places[0]:places[0] + n_genes], buffer[places[1]:places[1] + n_genes]
-            if n_here <= 2:
-                _products_of_two(own, a, b, factors[0], factors[1], cross)
-            else:
-                c, d = buffer[places[2]:places[2] + n_genes], buffer[places[3]:places[3] + n_genes]
-                _products_of_four(own, a, b, c, d, factors[0], factors[1], factors[2], factors[3], cross)
-
-
-@njit(types.void(_f2, _i1, _n1, _f1, _f1, _f1, _f1, _f3), cache=True, nogil=True, error_model="numpy")
+@njit(
+    types.void(_f1, _i8, _i1, _n1, _f1, _f1, _f1, _f1, _i8, _b8, _f2), cache=True, nogil=True, error_model="numpy"
+)
 def _pass(
-    matrix: Array, offsets: IntArray, neighbours: IndexArray, weights: Array, ends: Array, shift: Array,
-    buffer: Array, chunks: Array,
+    matrix: Array, n_slots: int, offsets: IntArray, neighbours: IndexArray, weights: Array, later: Array, ends: Array,
+    shift: Array, first_chunk: int, is_full: bool, chunks: Array,
 ) -> None:
-    n_genes = shift.shape[0]
-    sums = buffer[(_GROUP + _N_SPARE) * _STRIDE:]
-    for chunk in range(chunks.shape[0]):
-        for gene in range(0, n_genes, _TILE):
-            last = min(gene + _TILE, n_genes)
-            sums[:] = 0.0
-            for start in range(chunk * CHUNK, min((chunk + 1) * CHUNK, offsets.shape[0] - 1), _GROUP):
-                _add_group(matrix, offsets, neighbours, weights, ends, shift[gene:last], gene, start, buffer, sums)
-            for s in range(N_SUMS):
-                for g in range(gene, last):
-                    chunks[chunk, s, g] = sums[s * _STRIDE + g - gene]
+    for chunk in range(chunks.shape[0] - 1, -1, -1):
+        start = (first_chunk + chunk) * CHUNK
+        last = min(start + CHUNK, len(ends))
+        for first in range(start + (last - start - 1) // _ROWS * _ROWS, start - 1, -_ROWS):
+            _add_rows(
+                matrix, len(shift), n_slots, offsets, neighbours, weights, later, ends, shift, first,
+                min(first + _ROWS, last), is_full, chunks[chunk],
+            )
 
 
-def sum_chunks(matrix: Array, pairs: PairBlock, shift: Array) -> Array:
-    """Sums (n_chunks, N_SUMS * n_genes) of a block.
+@njit(types.void(_i1, _f1, _f1), cache=True, nogil=True, error_model="numpy")
+def _sum_rows(offsets: IntArray, weights: Array, sums: Array) -> None:
+    for i in range(len(sums)):
+        for pair in range(offsets[i], offsets[i + 1]):
+            sums[i] += weights[pair]
+
+
+def sum_chunks(matrix: Array, pairs: PairBlock, shift: Array, is_full: bool, run: Run) -> Array:
+    """Sums (n_chunks, n_sums * n_genes) of a block, in the order in which `N_MORAN` and `N_SUMS` name them.
 
     Args:
         matrix: (n_own + n_halo, n_genes) float64 in C order, own rows first.
         pairs: of the block.
         shift: (n_genes,) subtracted from every row.
+        is_full: all seven sums, not four.
+        run: how some chunks at a time are worked on: the built-in `map`, or threads, which share the matrix.
     """
+    n_genes, n_sums = len(shift), N_SUMS if is_full else N_MORAN
+    short = max(0, _LANES - n_genes)
+    if short:
+        matrix, shift = np.pad(matrix, ((0, 0), (0, short))), np.pad(shift, (0, short))
+    n_slots = -(-len(shift) // _LANES) * _LANES
+    later = np.zeros(len(pairs.ends))
+    _sum_rows(pairs.offsets, pairs.weights, later)
+
+    def some(first: int) -> Array:
+        sums = np.zeros((min(_CHUNKS_AT_ONCE, n_chunks - first), n_sums * n_slots))
+        _pass(
+            matrix.reshape(-1), n_slots, pairs.offsets, pairs.neighbours, pairs.weights, later, pairs.ends, shift,
+            first, is_full, sums,
+        )
+        return sums
+
     n_chunks = -(-len(pairs.ends) // CHUNK)
-    chunks = np.empty((n_chunks, N_SUMS, len(shift)))
-    _pass(
-        matrix, pairs.offsets, pairs.neighbours, pairs.weights, pairs.ends, shift,
-        _aligned((_GROUP + _N_SPARE + N_SUMS) * _STRIDE), chunks,
-    )
-    return chunks.reshape(n_chunks, -1)
-
-
-def _aligned(n: int) -> Array:
-    """n zeros that begin at a cache line, so that no vector of the buffer spans two."""
-    room = np.zeros(n + 8)
-    skipped = -room.ctypes.data % 64 // 8
-    return room[skipped:skipped + n]
+    sums = np.concatenate(list(run(some, range(0, n_chunks, _CHUNKS_AT_ONCE)))).reshape(n_chunks, n_sums, n_slots)
+    whole = len(shift) // _LANES * _LANES
+    last = sums[:, :, n_slots - (len(shift) - whole):]
+    return np.concatenate([sums[:, :, :whole], last], axis=2)[:, :, :n_genes].reshape(n_chunks, -1)

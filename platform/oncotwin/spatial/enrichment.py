@@ -29,7 +29,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from oncotwin.domain.errors import ConfigurationError
-from oncotwin.spatial.graphs import GraphRows
+from oncotwin.spatial.graphs import CellBlock, GraphRows
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -46,6 +46,7 @@ LabelArray = NDArray[np.uint8]
 
 _i1, _i2, _n1, _u1 = types.int64[::1], types.int64[:, ::1], types.int32[::1], types.uint8[::1]
 _MOST_TYPES = 255
+_SLICE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,21 @@ class EdgeTally:
     in_degree: IndexArray
     n_mutual: int
     leaving: IndexArray
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEdges:
+    """The edges of one block and what they join.
+
+    Attributes:
+        tally: of the edges.
+        counts: (n_types, n_types) int64, as of `edge_counts`.
+        sizes: (n_types,) int64, own cells of each type.
+    """
+
+    tally: EdgeTally
+    counts: IntArray
+    sizes: IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +175,8 @@ def tally_edges(rows: GraphRows) -> EdgeTally:
     )
 
 
-def graph_moments(tallies: Sequence[EdgeTally], n_cells: int) -> GraphMoments:
-    """Put the tallies of all blocks together, in any order.
+def graph_moments(tallies: Iterable[EdgeTally], n_cells: int) -> GraphMoments:
+    """Put the tallies of all blocks together, in any order, each when it comes: eight bytes a cell are held.
 
     Args:
         tallies: together they hold each cell of the section once.
@@ -168,21 +184,84 @@ def graph_moments(tallies: Sequence[EdgeTally], n_cells: int) -> GraphMoments:
     Raises:
         ConfigurationError: cells are missing or there twice.
     """
-    out_degree, in_degree = np.full(n_cells, -1, dtype=np.int64), np.zeros(n_cells, dtype=np.int64)
+    out_degree, in_degree = np.full(n_cells, -1, dtype=np.int32), np.zeros(n_cells, dtype=np.int32)
+    n_held, n_mutual, leaving = 0, 0, [np.empty((0, 2), dtype=np.int32)]
     for tally in tallies:
         out_degree[tally.ids] = tally.out_degree
-        in_degree[tally.ids] = tally.in_degree
-    if sum(len(tally.ids) for tally in tallies) != n_cells or (out_degree < 0).any():
+        in_degree[tally.ids] += tally.in_degree
+        n_held += len(tally.ids)
+        n_mutual += tally.n_mutual
+        leaving.append(tally.leaving)
+    if n_held != n_cells or (out_degree < 0).any():
         raise ConfigurationError(f"blocks do not hold each of {n_cells} cells once: tally every block of the section")
-    leaving = np.concatenate([np.empty((0, 2), dtype=np.int32), *(tally.leaving for tally in tallies)])
-    in_degree += np.bincount(leaving[:, 1], minlength=n_cells)
-    forth = leaving[:, 0] * np.int64(n_cells) + leaving[:, 1]
-    back = leaving[:, 1] * np.int64(n_cells) + leaving[:, 0]
-    n_mutual = sum(tally.n_mutual for tally in tallies) + int(np.isin(forth, back).sum())
-    return GraphMoments(
-        n_cells, int(out_degree.sum()), n_mutual, int((out_degree * (out_degree - 1)).sum()),
-        int((in_degree * (in_degree - 1)).sum()), 2 * (int((in_degree * out_degree).sum()) - n_mutual),
+    across = np.concatenate(leaving)
+    np.add.at(in_degree, across[:, 1], 1)
+    forth = across[:, 0] * np.int64(n_cells) + across[:, 1]
+    back = across[:, 1] * np.int64(n_cells) + across[:, 0]
+    n_mutual += int(np.isin(forth, back).sum())
+    n_edges = n_same_source = n_same_target = n_met = 0
+    for first in range(0, n_cells, _SLICE):
+        out, into = (degree[first:first + _SLICE].astype(np.int64) for degree in (out_degree, in_degree))
+        n_edges += int(out.sum())
+        n_same_source += int((out * (out - 1)).sum())
+        n_same_target += int((into * (into - 1)).sum())
+        n_met += int((into * out).sum())
+    return GraphMoments(n_cells, n_edges, n_mutual, n_same_source, n_same_target, 2 * (n_met - n_mutual))
+
+
+def edges_of_block(
+    cells: CellBlock, labels: LabelArray, n_types: int, rows_of: Callable[[CellBlock], GraphRows]
+) -> BlockEdges | None:
+    """All that enrichment needs to know of a block, from the block and its halo alone.
+
+    Args:
+        cells: own cells and halo, with their ids in the section.
+        labels: (n,) uint8 of those cells, below ``n_types``.
+        n_types: at most 255.
+        rows_of: builds the rows of the own cells, such as `functools.partial(knn_rows, k=6)`.
+    Returns:
+        Edges of the own cells; None where a row is not certain: call again with a wider halo.
+    Raises:
+        ConfigurationError: a label that is no type, or labels that are not of these cells.
+    """
+    if len(labels) != len(cells.ids):
+        raise ConfigurationError(f"{len(labels)} labels of {len(cells.ids)} cells: give one to each, halo included")
+    # Numbered anew within the block, in the same order: ties are won by the same cells, and tables stay short.
+    held = np.sort(cells.ids)
+    local = np.searchsorted(held, cells.ids)
+    rows = rows_of(CellBlock(cells.points_um, local, cells.n_own, cells.window_um))
+    if not rows.certain.all():
+        return None
+    types = np.empty(len(held), dtype=np.uint8)
+    types[local] = labels
+    tally = tally_edges(rows)
+    here = EdgeTally(
+        cells.ids[:cells.n_own].astype(np.int64), tally.out_degree, tally.in_degree, tally.n_mutual,
+        held[tally.leaving].astype(np.int32),
     )
+    sizes = np.bincount(labels[:cells.n_own], minlength=n_types)
+    return BlockEdges(here, edge_counts(rows, types, n_types), sizes)
+
+
+def enrichment_of_blocks(blocks: Iterable[BlockEdges], n_cells: int, n_types: int) -> Enrichment:
+    """Enrichment of a section from its blocks, in any order, each let go when it is counted.
+
+    Args:
+        blocks: together they hold each cell of the section once.
+        n_cells, n_types: of the section.
+    Raises:
+        ConfigurationError: cells are missing or there twice, or there are fewer than four.
+    """
+    counts, sizes = np.zeros((n_types, n_types), dtype=np.int64), np.zeros(n_types, dtype=np.int64)
+
+    def counted() -> Iterable[EdgeTally]:
+        for block in blocks:
+            counts[:] += block.counts
+            sizes[:] += block.sizes
+            yield block.tally
+
+    moments = graph_moments(counted(), n_cells)
+    return enrichment(counts, sizes, moments)
 
 
 def edge_counts(rows: GraphRows, labels: LabelArray, n_types: int) -> IntArray:

@@ -10,6 +10,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -75,18 +76,51 @@ def exact_sums(values: Array) -> IntArray:
     return digits
 
 
+@njit(types.void(_i2, types.float64[::1]), cache=True, nogil=True, error_model="numpy")
+def _round(digits: IntArray, values: Array) -> None:
+    """Carry, take the sign off, and round the leading 64 bits to 53, ties to even."""
+    low = (np.int64(1) << 32) - 1
+    row = np.empty(N_DIGITS + 2, dtype=np.int64)
+    for i in range(len(values)):
+        sign = 1.0
+        for attempt in range(2):
+            carry = np.int64(0)
+            for place in range(N_DIGITS + 2):
+                digit = (digits[i, place] if place < N_DIGITS else np.int64(0)) * np.int64(sign) + carry
+                row[place], carry = digit & low, digit >> 32
+            if carry == 0 or attempt == 1:
+                break
+            sign = -1.0
+        top = N_DIGITS + 1
+        while top > 0 and row[top] == 0:
+            top -= 1
+        if row[top] == 0:
+            values[i] = 0.0
+            continue
+        second, third = row[top - 1] if top > 0 else np.int64(0), row[top - 2] if top > 1 else np.int64(0)
+        shift = 0
+        while row[top] << shift < np.int64(1) << 31:
+            shift += 1
+        first = row[top] << shift | second >> (32 - shift)
+        second = (second << shift & low) | third >> (32 - shift)
+        is_more = third << shift & low != 0
+        for place in range(top - 2):
+            is_more = is_more or row[place] != 0
+        mantissa, rest = first << 21 | second >> 11, second & 2047
+        if rest > 1024 or (rest == 1024 and (is_more or mantissa & 1 == 1)):
+            mantissa += 1
+        exponent = _DIGIT_BITS * (top - 1) - _SMALLEST_EXPONENT - shift + 11
+        values[i] = sign * math.ldexp(float(mantissa), np.int32(exponent))
+
+
 def rounded(digits: IntArray) -> Array:
     """The float64 (n,) nearest to each sum (n, N_DIGITS).
 
     Raises:
         OverflowError: a sum is beyond the range of float64.
     """
-    used = np.flatnonzero(digits.any(axis=0))
-    if len(used) == 0:
-        return np.zeros(len(digits))
-    scales = [1 << (_DIGIT_BITS * int(place)) for place in used]
-    unit = 1 << _SMALLEST_EXPONENT
-    return np.array([
-        sum(digit * scale for digit, scale in zip(row, scales, strict=True) if digit) / unit
-        for row in digits[:, used].tolist()
-    ])
+    values = np.empty(len(digits))
+    _round(np.ascontiguousarray(digits), values)
+    if not np.isfinite(values).all():
+        raise OverflowError(f"sum {int(np.argmin(np.isfinite(values)))} is beyond the range of float64")
+    return values

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from oncotwin.domain.errors import ConfigurationError
 from oncotwin.spatial import autocorrelation as auto
-from oncotwin.spatial.autocorrelation import Assumption, Autocorrelation, AutocorrelationSums
+from oncotwin.spatial.autocorrelation import Assumption, Autocorrelation, AutocorrelationSums, Wanted
 from oncotwin.spatial.exact_sums import exact_sums, rounded
 from oncotwin.spatial.graphs import SpatialGraph, join_rows, knn_rows, radius_rows, whole_section
 from oncotwin.spatial.nearest import hilbert_order
@@ -92,7 +94,7 @@ def test_blocks_change_no_bit(seed: int) -> None:
         np.testing.assert_array_equal(ours.variance_randomisation, whole.variance_randomisation)
 
 
-@pytest.mark.parametrize("n_genes", [1, 7, 512, 513, 1030])
+@pytest.mark.parametrize("n_genes", [1, 7, 8, 9, 512, 513])
 @pytest.mark.parametrize("k", [1, 3, 9])
 def test_the_pass_is_the_definition(n_genes: int, k: int) -> None:
     matrix, pairs = a_section(201, n_genes, k)
@@ -104,6 +106,24 @@ def test_the_pass_is_the_definition(n_genes: int, k: int) -> None:
     square = (centred**2).sum(axis=0)
     np.testing.assert_allclose(moran.statistic, 201 / pairs.s0 * cross / square, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(geary.statistic, 200 / (2.0 * pairs.s0) * apart / square, rtol=1e-9)
+
+
+def test_moran_alone_is_the_same_to_the_bit() -> None:
+    matrix, pairs = a_section(2 * CHUNK + 77, 19)
+    whole, shift = pairs.block(0, len(matrix)), auto.shift_of(matrix)
+    moran, _ = in_one_block(matrix, pairs)
+    alone = auto.morans_i(auto.sums_of_block(matrix, whole, shift, Wanted.MORAN), pairs)
+    np.testing.assert_array_equal(alone.statistic, moran.statistic)
+    np.testing.assert_array_equal(alone.z(Assumption.NORMALITY), moran.z(Assumption.NORMALITY))
+    assert np.isnan(alone.variance_randomisation).all()
+
+
+def test_threads_change_no_bit() -> None:
+    matrix, pairs = a_section(20 * CHUNK + 5, 11)
+    whole, shift = pairs.block(0, len(matrix)), auto.shift_of(matrix)
+    with ThreadPoolExecutor(3) as pool:
+        side_by_side = auto.sums_of_block(matrix, whole, shift, run=pool.map)
+    np.testing.assert_array_equal(side_by_side.digits, auto.sums_of_block(matrix, whole, shift).digits)
 
 
 def test_a_large_mean_costs_no_digits() -> None:
@@ -138,6 +158,11 @@ def test_bad_input_is_named() -> None:
         auto.sums_of_block(matrix[:-1], whole, shift)
     with pytest.raises(ConfigurationError, match="different shifts"):
         auto.merge([auto.sums_of_block(matrix, whole, shift), auto.sums_of_block(matrix, whole, shift + 1.0)])
+    some, all_of_it = (auto.sums_of_block(matrix, whole, shift, wanted) for wanted in (Wanted.MORAN, Wanted.ALL))
+    with pytest.raises(ConfigurationError, match="hold different sums"):
+        auto.merge([some, all_of_it])
+    with pytest.raises(ConfigurationError, match="seven sums"):
+        auto.autocorrelation(some, pairs)
     with pytest.raises(ConfigurationError, match="merge the sums of every block"):
         auto.autocorrelation(auto.merge([auto.sums_of_block(matrix, whole, shift)] * 2), pairs)
     with pytest.raises(ConfigurationError, match="without cells"):
@@ -155,3 +180,18 @@ def test_sums_are_exact() -> None:
     assert rounded(exact_sums(values)).tolist() == expected
     assert rounded(exact_sums(values[:123]) + exact_sums(values[123:])).tolist() == expected
     assert rounded(exact_sums(np.zeros((0, 2)))).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("scale", [-1074, -1060, -500, 0, 500, 960])
+def test_sums_are_rounded_to_the_nearest_even(scale: int) -> None:
+    """Bits at random places, so that ties, borrows and carries over many digits occur."""
+    rng = np.random.default_rng(scale + 2_000)
+    powers = np.clip(rng.integers(scale, scale + 70, (8, 400)), -1074, 1000)
+    values = np.ldexp(rng.choice([-1.0, 1.0], powers.shape), powers)
+    expected = [float(sum((Fraction(value) for value in column), Fraction(0))) for column in values.T.tolist()]
+    assert rounded(exact_sums(values)).tolist() == expected
+
+
+def test_a_sum_beyond_float64_is_refused() -> None:
+    with pytest.raises(OverflowError, match="sum 1"):
+        rounded(exact_sums(np.array([[1.0, 1.7e308], [1.0, 1.7e308]])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from oncotwin.domain.errors import ConfigurationError
 from oncotwin.spatial import enrichment as en
-from oncotwin.spatial.graphs import GraphRows, SpatialGraph, join_rows, knn_rows, radius_rows, whole_section
+from oncotwin.spatial.graphs import CellBlock, GraphRows, SpatialGraph, join_rows, knn_rows, radius_rows, whole_section
 
 Labels = NDArray[np.uint8]
 
@@ -97,6 +98,51 @@ def rows_of(graph: SpatialGraph, ids: NDArray[np.int64]) -> GraphRows:
     return GraphRows(ids.astype(np.int64), offsets, np.concatenate(rows), np.ones(len(ids), dtype=np.bool_))
 
 
+def tiles_of(points: NDArray[np.float64], side_um: float, halo_um: float) -> list[CellBlock]:
+    """Square tiles with what lies around them, ids scattered over the tiles."""
+    blocks = []
+    tiles = np.floor(points / side_um).astype(int)
+    for tile in np.unique(tiles, axis=0):
+        own = np.flatnonzero((tiles == tile).all(axis=1))
+        lower, upper = tile * side_um - halo_um, (tile + 1) * side_um + halo_um
+        inside = ((points > lower) & (points < upper)).all(axis=1)
+        inside[own] = False
+        ids = np.concatenate([own, np.flatnonzero(inside)[::-1]])
+        x0, y0 = (low if low > least else -np.inf for low, least in zip(lower, points.min(axis=0), strict=True))
+        x1, y1 = (up if up < most else np.inf for up, most in zip(upper, points.max(axis=0), strict=True))
+        blocks.append(CellBlock(points[ids], ids, len(own), (x0, y0, x1, y1)))
+    return blocks
+
+
+@pytest.mark.parametrize("side_um", [60.0, 130.0, 1_000.0])
+@pytest.mark.parametrize("lattice", [False, True], ids=["scattered", "lattice"])
+def test_blocks_that_know_only_their_halo_are_the_whole(side_um: float, lattice: bool) -> None:
+    rng = np.random.default_rng(6)
+    points = rng.random((900, 2)) * 300.0
+    if lattice:
+        # Distances tie everywhere; the order of the ids has nothing to do with the places.
+        points = rng.permutation(np.argwhere(np.ones((30, 30)))) * 10.0
+    labels = rng.integers(0, 4, 900).astype(np.uint8)
+    whole = enriched(join_rows([knn_rows(whole_section(points), 5)], 900), labels, 4)
+    parts = []
+    for block in tiles_of(points, side_um, 80.0):
+        part = en.edges_of_block(block, labels[block.ids], 4, partial(knn_rows, k=5))
+        assert part is not None
+        parts.append(part)
+    found = en.enrichment_of_blocks((parts[i] for i in rng.permutation(len(parts))), 900, 4)
+    np.testing.assert_array_equal(found.counts, whole.counts)
+    np.testing.assert_array_equal(found.z, whole.z)
+
+
+def test_a_block_with_too_narrow_a_halo_says_so() -> None:
+    points = np.random.default_rng(6).random((900, 2)) * 300.0
+    labels = np.zeros(900, dtype=np.uint8)
+    narrow = [
+        en.edges_of_block(block, labels[block.ids], 1, partial(knn_rows, k=5)) for block in tiles_of(points, 60.0, 1.0)
+    ]
+    assert None in narrow
+
+
 def test_composition_counts_neighbours() -> None:
     graph = a_graph(50, "radius")
     labels = np.random.default_rng(2).integers(0, 3, 50).astype(np.uint8)
@@ -120,5 +166,7 @@ def test_bad_input_is_named() -> None:
     moments = en.graph_moments([tally], 20)
     with pytest.raises(ConfigurationError, match="every block once"):
         en.enrichment(np.zeros((1, 1), dtype=np.int64), np.array([20]), moments)
+    with pytest.raises(ConfigurationError, match="2 labels of 3 cells"):
+        en.edges_of_block(whole_section(np.eye(3, 2)), labels[:2], 4, partial(knn_rows, k=1))
     with pytest.raises(ConfigurationError, match="at least four"):
         en.enrichment(np.zeros((1, 1), dtype=np.int64), np.array([3]), en.GraphMoments(3, 0, 0, 0, 0, 0))
