@@ -1,7 +1,7 @@
-"""Write tests/reference/harmony.json: what harmonypy makes of the generated batches, and how mixed they are by its LISI.
+"""Write tests/reference/harmony.json: how harmonypy mixes the generated batches, by its own LISI.
 
-Run from the repository's root in an environment of its own (harmonypy is GPL: nothing of it is read, shipped or imported
-by the program or its tests; its results are numbers):
+Run from the repository's root in an environment of its own (harmonypy is GPL: nothing of it is read, shipped or
+imported by the program or its tests; its results are numbers):
 
     python -m venv /tmp/harmony && /tmp/harmony/bin/pip install harmonypy==0.0.10 pandas
     PYTHONPATH=. /tmp/harmony/bin/python tests/reference/make_harmony.py

@@ -13,8 +13,8 @@ limit of its cohort an observation counts as if its error were twice as large, a
 
 A model that has a component for one of these names it in its optional attribute ``spatial`` and gives its operator in
 `SpatialModel.spatial_operator`. Models without it ignore the observation; it stays in the journal and is shown. Of the
-shipped models `tumour_burden` follows the resistant fraction; neither has a component for hypoxia, immune effect or cell
-density.
+shipped models `tumour_burden` follows the resistant fraction; neither has a component for hypoxia, immune effect or
+cell density.
 
 The error of one observation and its days under therapy reach the compiled `observe` inside the operator's number, since
 filters hand that number through and know nothing of sections.

@@ -227,11 +227,14 @@ def member_distances(sums: CohortSums, members: Sequence[Vector], held: Sequence
 
 
 def near(sums: CohortSums, members: Sequence[Vector]) -> list[bool]:
-    """Which members lie no farther off than 97.5 % of normal ones would: the second pass counts these."""
-    centre = reference(sums)
+    """Which members, all in the sums, lie no farther from the rest than 97.5 % of normal ones would.
+
+    The second pass counts these.
+    """
     kept: list[bool] = []
     for member in members:
-        names, deviation = centre.deviation(member)
+        # In the sums it would draw them towards itself, and so hide.
+        names, deviation = reference(sums.without(member)).deviation(member)
         bound = float(chi2.ppf(_KEPT, max(len(names), 1)))
         kept.append(len(names) >= LEAST_SHARED and float((deviation**2).sum()) <= bound)
     return kept

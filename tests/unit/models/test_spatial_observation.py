@@ -82,9 +82,7 @@ def resistance(lines: list[bytes], chosen: Filter[Any] | None = None) -> tuple[f
 
 def believe_lines(lines: list[bytes], chosen: Filter[Any] | None = None) -> Belief:
     [belief] = believe_each(binding(chosen), "H1/p1", [accepted(lines)])
-    return belief| None = None) -> Any:
-    items: list[Accepted] = accepted(lines)
-    return believe(binding(chosen), "H1/p1", items)
+    return belief
 
 
 class TestValidation:
@@ -135,7 +133,7 @@ class TestError:
 
     def test_scale_is_finite_at_the_ends(self) -> None:
         assert on_scale("hypoxic_fraction", 0.0) == pytest.approx(math.log(EDGE / (1 - EDGE)))
-        assert on_scale("hypoxic_fraction", 1.0) == -on_scale("hypoxic_fraction", 0.0)
+        assert on_scale("hypoxic_fraction", 1.0) == pytest.approx(-on_scale("hypoxic_fraction", 0.0))
         assert on_scale("cell_density", 0.0) == 0.0
         with pytest.raises(ModelError, match="not read off"):
             on_scale("psa", 1.0)
