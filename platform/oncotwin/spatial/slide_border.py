@@ -59,8 +59,8 @@ def border_signatures(
     sizes = [int(np.count_nonzero(regions == one)) for one in (INSIDE, OUTSIDE)]
     if min(sizes) < LEAST_CELLS:
         return [], (
-            f"{sizes[0]} map cells of tumour-like tissue and {sizes[1]} of other tissue: at least {LEAST_CELLS} of each "
-            "are needed for a border"
+            f"{sizes[0]} map cells of tumour-like tissue and {sizes[1]} of other tissue: at least {LEAST_CELLS} of "
+            "each are needed for a border"
         )
     side_um = cell * grid.pixel_um
     row, column = np.nonzero(regions != NOT_TISSUE)

@@ -99,7 +99,9 @@ def _readings() -> list[_Reading]:
     everything = (*classes, *quality)
     found = [
         _Reading("tissue.area", "um2", _TISSUE, lambda t: t.fields["n_tissue"] * t.pixel_um**2),
-        _Reading("tissue.haematoxylin", "1", _STAINS, lambda t: t.ratio("sum_haematoxylin", "n_tissue") / OD_STEPS, _OD),
+        _Reading(
+            "tissue.haematoxylin", "1", _STAINS, lambda t: t.ratio("sum_haematoxylin", "n_tissue") / OD_STEPS, _OD
+        ),
         _Reading("tissue.eosin", "1", _STAINS, lambda t: t.ratio("sum_eosin", "n_tissue") / OD_STEPS, _OD),
         _Reading("nuclei.number", "1", _NUCLEI, lambda t: t.fields["n_nuclei"]),
         _Reading("nuclei.density", "/mm2", _NUCLEI, lambda t: t.ratio("n_nuclei", "n_tissue") * 1e6 / t.pixel_um**2),
@@ -149,7 +151,7 @@ def estimate_slide(
     if not usable.any():
         kept_out = {name: int(np.count_nonzero(quality == code)) for code, name in QUALITY_NAMES.items()}
         raise ConfigurationError(
-            f"no usable tissue among {usable.size} map cells ({kept_out} kept out); look at the slide, and scan it again"
+            f"no usable tissue among {usable.size} map cells ({kept_out} kept out); scan it again"
         )
     kinds = [classes[..., None] == np.array(list(CLASS_NAMES)), quality[..., None] == np.array(list(QUALITY_NAMES))]
     kinds[0] &= usable[..., None]

@@ -122,8 +122,8 @@ def tile_windows(
     tall = tile if height is None else height
     if min(tile, tall) < 1 or min(halo, shift) < 0:
         raise ConfigurationError(
-            f"tile of {tall} x {tile} pixels with a halo of {halo}, shifted by {shift}: give a tile of at least 1, a halo "
-            "and a shift of at least 0"
+            f"tile of {tall} x {tile} pixels with a halo of {halo}, shifted by {shift}: give a tile of at least 1, "
+            "a halo and a shift of at least 0"
         )
     rows, columns = grid.working_shape
     tops, lefts = _cuts(rows, tall, grid.factor, shift), _cuts(columns, tile, grid.factor, shift)

@@ -33,7 +33,7 @@ FIELDS = (
     "sum_nucleus_eccentricity",
 )  # fmt: skip
 """What each cell sums: pixels, those of tissue and of ink; over tissue the stains (steps of OD), grey and its Laplacian
-with their squares; nuclei by their seed, their pixels and the squares of these, their haematoxylin, their eccentricity."""
+with their squares; nuclei by their seed: pixels and the squares of these, haematoxylin, eccentricity."""
 ECCENTRICITY_STEPS = 1 << 20
 """Steps of one unit of eccentricity."""
 GLASS, ADIPOSE, STROMA, TUMOUR, IMMUNE, UNUSABLE = range(6)

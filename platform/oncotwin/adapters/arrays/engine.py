@@ -238,6 +238,6 @@ def _own(folder: Path) -> None:
     status = folder.stat(follow_symlinks=False)
     if folder.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise ConfigurationError(
-            f"{folder} may be written to by others, and finished blocks are not taken from such a folder; remove it, or "
-            "name another one"
+            f"{folder} may be written to by others, and finished blocks are not taken from such a folder; remove it "
+            "or name another one"
         )

@@ -29,7 +29,8 @@ SQUARE_PIXELS = 2_048
 ROWS_AT_ONCE = 1 << 16
 _N_COLUMNS = len(Nuclei.__dataclass_fields__)
 _SCHEMA = pa.schema(
-    [(name, pa.float64()) for name in ("x_um", "y_um", "area_um2", "eccentricity", "intensity")] + [("usable", pa.bool_())]
+    [(name, pa.float64()) for name in ("x_um", "y_um", "area_um2", "eccentricity", "intensity")]
+    + [("usable", pa.bool_())]
 )
 
 

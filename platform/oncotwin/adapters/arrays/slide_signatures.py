@@ -34,7 +34,7 @@ from oncotwin.spatial.blocks import Run
 from oncotwin.spatial.signature import Signature
 from oncotwin.spatial.slide_border import border_signatures
 from oncotwin.spatial.slide_estimates import CLASS_NAMES, QUALITY_NAMES, SQUARE_UM, estimate_slide
-from oncotwin.spatial.slide_grid import SlideGrid, make_slide_grid
+from oncotwin.spatial.slide_grid import make_slide_grid
 from oncotwin.spatial.slide_maps import (
     GLASS,
     USABLE,
@@ -220,7 +220,7 @@ def _written(
 
 
 def _write_maps(out: Path, name: str, stored: StoredSlide, made: _Made) -> None:
-    """Maps of the whole slide: numbers are NaN where there is no tissue, classes -1 on glass and where it is unusable."""
+    """Maps of the whole slide: numbers are NaN without tissue, classes -1 on glass and where it is unusable."""
     values, grid, cell_um = made.values, made.models.grid, made.models.cell * made.models.grid.pixel_um
     shape = values.shape[:2]
     # In the slide's own coordinates, where a pixel's place is that of its centre.

@@ -81,8 +81,8 @@ def open_slide(folder: Path) -> StoredSlide:
     Args:
         folder: OME-Zarr 0.5 or 0.4, of anybody.
     Raises:
-        ArrayError: it is hostile or damaged (see `check_zarr`), no image of three channels of bytes, or does not say how
-            large its pixels are.
+        ArrayError: it is hostile or damaged (see `check_zarr`), no image of three channels of bytes, or does not say
+            how large its pixels are.
     """
     checked = check_zarr(folder)
     image = _image(checked, folder.name)
@@ -162,7 +162,8 @@ def _um(scale: Mapping[str, float], units: Mapping[str, Any], axis: str, name: s
 
 
 def _stamp(folder: Path) -> int:
-    return max((folder / header).stat().st_mtime_ns for header in ("zarr.json", ".zattrs") if (folder / header).exists())
+    headers = (folder / name for name in ("zarr.json", ".zattrs"))
+    return max(header.stat().st_mtime_ns for header in headers if header.exists())
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
