@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 # The numeric libraries' own threads would fight with the workers for the cores.
 export OMP_NUM_THREADS ?= 1
+export PEER_PYTHON
 
 # Installs a lock file and this package: uv takes seconds where pip takes minutes, and pip serves where uv is not.
 define install
@@ -20,7 +21,7 @@ endef
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 .PHONY: demo
 demo: $(VENV)/.runtime ## install, then replay 628 real patients through the whole path (ARGS="..." is passed on)
@@ -50,6 +51,16 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import-linter
 bench: $(VENV)/.dev kafka ## run every benchmark, peers in environments of their own; writes docs/benchmarks.{json,md}
 	failed=""; \
 	for script in tests/benchmarks/bench_*.py; do \
+	    echo "== $$script"; \
+	    $(BIN)/python -m "tests.benchmarks.$$(basename "$$script" .py)" || failed="$$failed $$script"; \
+	done; \
+	$(BIN)/python -m tests.benchmarks.render; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
+
+.PHONY: bench-spatial
+bench-spatial: $(VENV)/.dev ## sections and slides beside their peers, which want Python 3.12 (found, or PEER_PYTHON=...)
+	failed=""; \
+	for script in tests/benchmarks/bench_spatial_*.py tests/benchmarks/bench_slide_*.py; do \
 	    echo "== $$script"; \
 	    $(BIN)/python -m "tests.benchmarks.$$(basename "$$script" .py)" || failed="$$failed $$script"; \
 	done; \
