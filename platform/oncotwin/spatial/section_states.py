@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,11 @@ from oncotwin.spatial.autocorrelation import autocorrelation, shift_of, sums_of_
 from oncotwin.spatial.graphs import SpatialGraph
 from oncotwin.spatial.hotspots import at_edge, g_star, hot_links, hotspot_labels, hotspot_mask, summary, value_sums
 from oncotwin.spatial.pairs import PairWeights
+from oncotwin.spatial.profiles import bootstrap, profile_sums
 from oncotwin.spatial.section_cut import SectionScale
 from oncotwin.spatial.signature import Signature
 from oncotwin.spatial.significance import adjusted
-from oncotwin.spatial.square_draws import Ratio, ratio_signatures
+from oncotwin.spatial.square_draws import Ratio, ratio_signatures, signature_of
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -67,19 +69,30 @@ def order_signatures(
     weights = csr_matrix((np.ones(graph.n_edges), graph.neighbours, graph.offsets), shape=(graph.n_cells,) * 2)
     degree = np.diff(graph.offsets).astype(np.float64)
     near = np.asarray(weights @ own)
-    product, square = own * near, own**2
-    gap = degree[:, None] * square - 2 * product + np.asarray(weights @ square)
-    ratios = []
+    gap = degree[:, None] * own**2 - 2 * own * near + np.asarray(weights @ own**2)
+    columns = np.hstack([own, own**2, degree[:, None] * own, own * near, gap, degree[:, None]])
+    sums = profile_sums(places_um, np.zeros(len(places_um)), columns, np.array([-1.0, 1.0]), scale.square_um)
+    drawn = bootstrap(sums, _order, seed)
+    made = []
     for at, name in enumerate(names):
-        ratios.append(Ratio(f"{name}.moran_i", product[:, at], degree, "1", _MORAN, note=notes[0][at]))
-        ratios.append(Ratio(f"{name}.geary_c", gap[:, at] / 2, degree, "1", _GEARY, note=notes[1][at]))
-    drawn = ratio_signatures(ratios, places_um, scale.square_um, seed)
-    exact = np.column_stack([one.statistic for one in found]).ravel()
-    # The draws are ratios over all edges; the statistic itself is the exact one, which they surround.
-    return [
-        Signature(one.name, float(value), one.unit, one.low, one.high, one.source, one.note)
-        for one, value in zip(drawn, exact, strict=True)
-    ]
+        for k, (what, source) in enumerate((("moran_i", _MORAN), ("geary_c", _GEARY))):
+            one = signature_of(f"{name}.{what}", drawn, (k, at), "1", source, note=notes[k][at])
+            # The value itself has n - 1 where the draws have n, and no rounding.
+            made.append(replace(one, value=float(found[k].statistic[at])))
+    return made
+
+
+def _order(counts: FloatArray, sums: FloatArray) -> FloatArray:
+    """Moran's I and Geary's C (2, n_sets) of a draw, about the draw's own mean and spread."""
+    degree = sums[0, -1]
+    mean, square, ends, product, gap = sums[0, :-1].reshape(5, -1)
+    mean, n = mean / counts[0], counts[0]
+    spread = square / n - mean**2
+    together = (product - 2 * mean * ends + mean**2 * degree) / degree
+    found = np.full((2, len(mean)), math.nan)
+    varies = spread > 1e-9
+    found[0, varies], found[1, varies] = together[varies] / spread[varies], gap[varies] / (2 * degree) / spread[varies]
+    return found
 
 
 def hotspot_signatures(
@@ -114,7 +127,7 @@ def hotspot_signatures(
         ratios.append(Ratio(f"{name}.hotspot_edge_share", own * edge, own, "1", _HOT, note=none))
         sets = "sets of hot cells that touch; counted, so it has no interval"
         counted.append(Signature(f"{name}.hotspot_number", float(found.n_hotspots), "1", math.nan, math.nan, _HOT, sets))
-        share = "of the hot cells, in the largest set" if not none else none
+        share = none or "of the hot cells, in the largest set"
         counted.append(
             Signature(f"{name}.hotspot_largest_share", found.largest_share, "1", math.nan, math.nan, _HOT, share)
         )

@@ -25,6 +25,7 @@ FloatArray = NDArray[np.float64]
 ClassArray = NDArray[np.int8]
 
 N_BINS = 512
+_LEAST_PROBABILITY = 1e-6
 SMALLEST_SHARE = 0.02
 """Of the cells; a region smaller than this is an outlier of the other, not a region."""
 
@@ -97,10 +98,21 @@ def tumour_from_score(scores: FloatArray) -> tuple[ClassArray, Threshold]:
     return classes, Threshold(float(np.exp(found.value)), found.separability, found.upper_share)
 
 
-def tumour_from_probability(probability: FloatArray) -> ClassArray:
-    """Tumour where it is the likelier of the two; NaN is no part of the question."""
-    inside = np.where(probability >= 0.5, INSIDE, OUTSIDE)
-    return np.where(np.isfinite(probability), inside, NOT_TISSUE).astype(np.int8)
+def tumour_from_probability(probability: FloatArray) -> tuple[ClassArray, Threshold]:
+    """Tumour by a section's own threshold on the log-odds of a probability that is relative to the section.
+
+    A model that was taught on sections of one share of tumour puts its half elsewhere on a section of another share;
+    the gap between the two groups is the section's own.
+
+    Args:
+        probability: (n,); NaN is no part of the question.
+    Returns:
+        classes (n,), and the threshold on the odds.
+    Raises:
+        ConfigurationError: as of `tumour_from_score`.
+    """
+    held = np.clip(probability, _LEAST_PROBABILITY, 1.0 - _LEAST_PROBABILITY)
+    return tumour_from_score(held / (1.0 - held))
 
 
 def tumour_from_names(names: Sequence[str], tumour: Collection[str]) -> ClassArray:

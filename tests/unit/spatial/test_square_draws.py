@@ -29,7 +29,7 @@ def test_the_value_is_the_ratio_and_the_interval_covers_the_share_it_came_from()
         widths.append(found.high - found.low)
         spread.append(found.value)
     # Ninety of a hundred, three standard deviations of a binomial around it.
-    assert 0.77 <= hits / 60
+    assert hits / 60 >= 0.77
     assert np.mean(widths) == pytest.approx(2 * 1.645 * np.std(spread), rel=0.3)
 
 

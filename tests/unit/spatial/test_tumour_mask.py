@@ -75,4 +75,5 @@ def test_classes_from_names_and_probabilities() -> None:
     assert tumour_from_names(names, {"T", "T2"}).tolist() == [INSIDE, OUTSIDE, NOT_TISSUE, INSIDE]
     with pytest.raises(ConfigurationError, match="no cell is of class 'X'"):
         tumour_from_names(names, ["X"])
-    assert tumour_from_probability(np.array([0.5, 0.2, np.nan])).tolist() == [INSIDE, OUTSIDE, NOT_TISSUE]
+    classes, threshold = tumour_from_probability(np.array([0.7, 0.75, 0.2, 0.21, np.nan]))
+    assert classes.tolist() == [INSIDE, INSIDE, OUTSIDE, OUTSIDE, NOT_TISSUE] and 0.25 < threshold.value < 3

@@ -44,7 +44,6 @@ MOST_GROUPS = 128
 """Results that a pass hands over: a pass over thousands of small blocks sums them up where they were made."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class RowScores:
     """What one pass says of every row: measures of quality, counts of each set and AUCell of each set."""

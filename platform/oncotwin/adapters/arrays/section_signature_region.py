@@ -95,18 +95,19 @@ def _tumour_classes(
     if tumour is None:
         found.abstained["interface"] = panel.coverage[TUMOUR_SET].reason
         return None
-    if set(SETS) <= set(panel.covered):
+    kept: list[NDArray[np.int8]] = []
+    by_model = set(SETS) <= set(panel.covered)
+    if by_model:
         model = shipped_model()
         probability = _probability(found, panel, model, scratch, steps)
         found.columns["tumour_probability"] = probability
-        found.settings["tumour_from"] = f"probability of at least a half; the model was taught on {model.taught_on}"
-        return tumour_from_probability(probability)
-    kept: list[NDArray[np.int8]] = []
+        said = f"probability by a model that was taught on {model.taught_on}, divided at the section's own threshold"
 
     def by_threshold() -> None:
-        classes, threshold = tumour_from_score(tumour)
+        classes, threshold = tumour_from_probability(probability) if by_model else tumour_from_score(tumour)
         kept.append(classes)
-        found.settings["tumour_from"] = f"smoothed share of {TUMOUR_SET} above {threshold.value:.4g}"
+        found.settings["tumour_from"] = said if by_model else f"smoothed share of {TUMOUR_SET}"
+        found.settings["tumour_threshold"] = threshold.value
         found.settings["tumour_separability"] = threshold.separability
 
     attempt(found, "interface", by_threshold)
