@@ -29,7 +29,7 @@ from oncotwin.spatial.signature import Signature
 from oncotwin.spatial.slide_phantom import DIFFICULTIES, Phantom, make_phantom, score_detections
 
 MPP = 0.25
-SHAPE = (2_300, 2_610)
+SHAPE = (1_100, 2_610)
 ROOT = Path(__file__).parents[2]
 
 
@@ -74,7 +74,7 @@ def test_no_byte_depends_on_tiles_or_workers(
 ) -> None:
     with open_engine(n_workers) as engine:
         slide_signatures(slide, tmp_path / "out", tile=tile, engine=engine)
-    assert whole.n_nuclei > 1_500
+    assert whole.n_nuclei > 700
     assert files_of(tmp_path / "out") == files_of(whole.folder)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -139,7 +139,7 @@ def test_the_summary_and_the_maps_say_what_they_rest_on(slide: Path, whole: Slid
     scale, shift = (one for one in image["datasets"][0]["coordinateTransformations"])
     assert scale["scale"] == [50.0, 50.0] and shift["translation"] == [24.875, 24.875]
     cells = np.asarray(density["0"])
-    assert cells.shape == (12, 14) and np.nanmean(cells) > 1_000
+    assert cells.shape == (6, 14) and np.nanmean(cells) > 1_000
 
 
 @pytest.mark.parametrize("axes", ["yxc", "tczyx"])
