@@ -10,6 +10,7 @@ leave-one-patient-out (each section is another patient's); what is shipped is ta
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from tests.benchmarks.accuracy import data_folder
 from tests.benchmarks.record import record
 
 from oncotwin.spatial.gene_names import approved_symbols, coverages
@@ -153,7 +153,10 @@ def judge_classifier(sections: Mapping[str, Section]) -> TumourModel:
 
 def main() -> None:
     """Print and record; with ``--teach`` write the shipped model."""
-    sections = {name: read_section(data_folder() / "her2_spatial", name) for name in SECTIONS}
+    if "ONCOTWIN_DATA" not in os.environ:
+        sys.exit("set ONCOTWIN_DATA to the folder of the data sets (see docs/data.md)")
+    folder = Path(os.environ["ONCOTWIN_DATA"]) / "her2_spatial"
+    sections = {name: read_section(folder, name) for name in SECTIONS}
     judge_scores(sections)
     model = judge_classifier(sections)
     if "--teach" in sys.argv[1:]:

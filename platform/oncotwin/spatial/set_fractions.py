@@ -37,6 +37,7 @@ WIDEST = 3.0
 REACH = 3.0
 """Of a window, in bandwidths."""
 _SLACK = 1e-9
+_RAREST = 1e-9
 _f2, _i1, _f8 = types.float64[:, ::1], types.int64[::1], types.float64
 
 
@@ -120,7 +121,7 @@ def bandwidths(sums: SetCounts) -> Array:
     """
     if sums.n_spots == 0:
         raise ConfigurationError("the section holds no spot that passed quality; nothing can be smoothed")
-    mean = np.maximum(sums.counts / sums.n_spots, np.finfo(np.float64).tiny)
+    mean = np.maximum(sums.counts / sums.n_spots, _RAREST)
     return np.asarray(np.clip(np.sqrt(EXPECTED_COUNTS / (2.0 * math.pi * mean)), NARROWEST, WIDEST))
 
 

@@ -1,6 +1,6 @@
 """Reference values of gene-set scores by decoupler (AUCell, ULM) and gseapy (ssGSEA), in an environment of its own.
 
-    pip install decoupler==2.3.1 gseapy==1.1.9        (Python 3.12)
+    pip install decoupler==2.3.1 gseapy==1.3.1        (Python 3.12)
     python tests/benchmarks/peer_scripts/decoupler_scores.py > tests/reference/expression_scores.json
 """
 # mypy: ignore-errors
