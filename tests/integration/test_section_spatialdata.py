@@ -142,7 +142,7 @@ def test_centroids_are_those_of_geometry() -> None:
     ],
 )  # fmt: skip
 def test_geometries_that_are_none(raw: bytes | None) -> None:
-    with pytest.raises(ArrayError, match="geometry|area"):
+    with pytest.raises(ArrayError, match=r"geometry|area"):
         centroid(raw)
 
 

@@ -1,4 +1,4 @@
-"""A generated section of spots with known truth: tumour, stroma, immune cells, fat and lack of oxygen by a stated model.
+"""A generated section with known truth: tumour, stroma, immune cells, fat and lack of oxygen by a stated model.
 
 Model: spots lie on a honeycomb in a round piece of tissue. A tumour of wavy outline lies in its middle; the signed
 distance of a spot to that outline (negative inside, in um) decides of what its mixture is made:
@@ -9,9 +9,9 @@ distance of a spot to that outline (negative inside, in um) decides of what its 
 - tumour cells lack oxygen by the depth: half of them `HYPOXIC_DEPTH_UM` below the outline, since oxygen reaches
   some 100 to 200 um from vessels, which here lie outside.
 
-Each kind of cell expresses the background genes alike, the genes of its own gene sets `LOUD` times as much as such a gene
-and those of other sets `SILENT` times. A spot's counts are Poisson about its mixture times a log-normal depth. A few
-spots failed and hold nearly nothing.
+Each kind of cell expresses the background genes alike, the genes of its own gene sets `LOUD` times as much and
+those of other sets `SILENT` times. A spot's counts are Poisson about its mixture times a log-normal depth. A few spots
+failed and hold nearly nothing.
 
 Source:
     Krogh 1919, doi:10.1113/jphysiol.1919.sp001844 (oxygen falls with the distance to vessels); Chen & Mellman 2017,

@@ -72,7 +72,7 @@ def test_a_section_s_page_says_all_and_runs_nothing(tmp_path: Path) -> None:
     assert "<script" not in text and "&lt;script&gt;" in text
     for words in (
         "340 of 346 rows passed", "Tumour and stroma", "Distance to the border", "Niches", "Immune class",
-        "Lack of oxygen (hypoxia)", "Hotspots cover 31 %", "2.5", "2.1 to 2.9", "mm²", "-0.02", "per mm", "too few",
+        "Lack of oxygen (hypoxia)", "Hotspots cover 30 %", "2.5", "2.1 to 2.9", "mm²", "-0.02", "per mm", "too few",
         "no cell lies there", "Highest in the core", "Genes most ordered", "Not said",
     ):
         assert words in text, words
