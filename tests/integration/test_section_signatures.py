@@ -118,7 +118,7 @@ def test_maps_lie_where_the_cells_lie(made: Made) -> None:
     folder = made.summary.folder / "maps.zarr"
     check_zarr(folder)
     root = zarr.open_group(folder, mode="r")
-    scale = root["hypoxia"].attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]  # type: ignore
+    scale = root["hypoxia"].attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]  # type: ignore[index, call-overload]
     pixel, (y0, x0) = scale[0]["scale"][0], scale[1]["translation"]
     assert pixel == pytest.approx(PITCH_UM / 2, rel=0.01)
     kept = made.cells[made.cells["kept"]]

@@ -110,7 +110,7 @@ def _round(digits: IntArray, values: Array) -> None:
         if rest > 1024 or (rest == 1024 and (is_more or mantissa & 1 == 1)):
             mantissa += 1
         exponent = _DIGIT_BITS * (top - 1) - _SMALLEST_EXPONENT - shift + 11
-        values[i] = sign * math.ldexp(float(mantissa), np.int32(exponent))
+        values[i] = sign * math.ldexp(float(mantissa), exponent)
 
 
 def rounded(digits: IntArray) -> Array:

@@ -126,7 +126,8 @@ def hotspot_signatures(
         ratios.append(Ratio(f"{name}.hotspot_connectivity", to_hot, from_hot, "1", _HOT, note=none))
         ratios.append(Ratio(f"{name}.hotspot_edge_share", own * edge, own, "1", _HOT, note=none))
         sets = "sets of hot cells that touch; counted, so it has no interval"
-        counted.append(Signature(f"{name}.hotspot_number", float(found.n_hotspots), "1", math.nan, math.nan, _HOT, sets))
+        number = float(found.n_hotspots)
+        counted.append(Signature(f"{name}.hotspot_number", number, "1", math.nan, math.nan, _HOT, sets))
         share = none or "of the hot cells, in the largest set"
         counted.append(
             Signature(f"{name}.hotspot_largest_share", found.largest_share, "1", math.nan, math.nan, _HOT, share)

@@ -19,9 +19,9 @@ from oncotwin.adapters.arrays.section_signature_parts import (
     begin,
 )
 from oncotwin.domain.claim import ArrayError
-from oncotwin.spatial.immune import HOT_CELLS
 from oncotwin.spatial.composition_niches import REACH_PITCHES, composition_niches, composition_points
 from oncotwin.spatial.graphs import join_rows, radius_rows, whole_section
+from oncotwin.spatial.immune import HOT_CELLS
 from oncotwin.spatial.nearest import hilbert_order
 from oncotwin.spatial.section_cut import measure_scale
 from oncotwin.spatial.section_labels import neighbour_signatures, share_signatures

@@ -22,7 +22,7 @@ MOST_PIXELS = 2048
 _CHUNK = 512
 _PER_PITCH = 2.0
 _REACH = 0.75
-"""Pitches from a pixel to the cell that it shows: the middle of four spots lies 0.71 away, the glass beyond is blank."""
+"""Pitches from a pixel to the cell it shows: the middle of four spots lies 0.71 away, the glass beyond is blank."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def _tumour_classes(
 def _probability(
     found: SectionFindings, panel: Panel, model: TumourModel, scratch: str, steps: Steps
 ) -> FloatArray:
-    """Probability (n_cells,) of being tumour, in two passes: the section's own scale of each feature, then the model."""
+    """Probability (n_cells,) of tumour, in two passes: the section's own scale of each feature, then the model."""
     pitch, names = found.scale.pitch_um, list(panel.covered)
     at_once = min(CELLS_AT_ONCE, found.choices.most_rows)
     blocks = SortedBlocks(scratch, len(found.order), at_once, REACH * WIDEST_BANDWIDTH * pitch, pitch)
