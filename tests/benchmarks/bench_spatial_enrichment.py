@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -373,7 +374,7 @@ def main() -> None:
     if asked.work_on is not None:
         print(json.dumps(work_on_disk(asked.work_on, asked.workers)))
         return
-    steps = {
+    steps: dict[str, Callable[[], None]] = {
         "time": timed, "spread": spread, "real": real_sections, "disk": partial(on_disk, asked.cells, asked.workers)
     }
     for name, step in steps.items():
