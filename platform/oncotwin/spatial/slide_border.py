@@ -64,7 +64,7 @@ def border_signatures(
         )
     side_um = cell * grid.pixel_um
     row, column = np.nonzero(regions != NOT_TISSUE)
-    places = (np.column_stack([column, row]) + 0.5) * side_um
+    places = ((np.column_stack([column, row]) + 0.5) * side_um).astype(np.float64)
     classes = regions[row, column]
     scale = SectionScale(side_um, side_um**2, SQUARE_UM)
     distance = signed_distance_spots(places, classes, places, classes, side_um)

@@ -180,8 +180,8 @@ def _by_square(columns: IntArray, held: NDArray[np.bool_], side: int) -> Profile
     row, column = np.nonzero(held)
     squares, place = np.unique(np.column_stack([row // side, column // side]), axis=0, return_inverse=True)
     counts, sums = np.zeros((len(squares), 1), np.int64), np.zeros((len(squares), 1, columns.shape[2]), np.int64)
-    np.add.at(counts, (place.ravel(), 0), 1)
-    np.add.at(sums, (place.ravel(), 0), columns[row, column])
+    np.add.at(counts[:, 0], place.ravel(), 1)
+    np.add.at(sums[:, 0], place.ravel(), columns[row, column])
     return ProfileSums(squares, counts, sums)
 
 

@@ -209,7 +209,8 @@ def _sum_pixels(
 
 def _ratio(one: IntArray, other: IntArray) -> FloatArray:
     """Of two sums; NaN where the second is 0."""
-    return np.divide(one, other, out=np.full(one.shape, np.nan), where=other != 0)
+    found: FloatArray = np.divide(one, other, out=np.full(one.shape, np.nan), where=other != 0)
+    return found
 
 
 def _field(values: IntArray, name: str) -> IntArray:

@@ -122,7 +122,7 @@ def gaussian_taps(sigma: float) -> Taps:
     """
     radius = max(1, math.ceil(_WIDTH * sigma))
     weights = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-    taps = np.rint(weights / (2.0 * weights.sum() - weights[0]) * _TAP_SUM).astype(np.int32)
+    taps: Taps = np.rint(weights / (2.0 * weights.sum() - weights[0]) * _TAP_SUM).astype(np.int32)
     taps[0] += _TAP_SUM - (2 * taps.sum() - taps[0])
     return taps
 

@@ -21,7 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import dask
 from distributed import Client, LocalCluster
 from rich.console import Console
@@ -205,7 +205,7 @@ def open_engine(
     with (
         tempfile.TemporaryDirectory(prefix="oncotwin-workers-") as folder,
         dask.config.set(_QUIET),
-        LocalCluster(
+        LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=n_workers if processes else 1,
             threads_per_worker=1 if processes else n_workers,
             processes=processes,
@@ -216,7 +216,7 @@ def open_engine(
             memory_limit=0,
             local_directory=folder,
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
         _shown(progress) as shown,
     ):
         yield Engine(client, n_workers, scratch, shown)
