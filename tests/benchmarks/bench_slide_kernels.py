@@ -13,6 +13,7 @@ from statistics import median
 
 import numpy as np
 import zarr
+from zarr.codecs import BloscCodec
 
 from oncotwin.spatial.slide_grid import make_slide_grid, tile_windows
 from oncotwin.spatial.slide_maps import cell_pixels, sum_cells
@@ -48,7 +49,7 @@ def main() -> None:
     block = separate(raw, tissue, stains, grid.factor)
     nuclei = find_nuclei(block, window, grid, rule)
     with tempfile.TemporaryDirectory() as folder:
-        lz4 = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle")
+        lz4 = BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle")
         stored = zarr.create_array(
             folder + "/slide", shape=(TILE, TILE, 3), shards=(TILE, TILE, 3), chunks=(512, 512, 3), dtype="u1",
             compressors=lz4,

@@ -48,7 +48,7 @@ def write_tiled(out: Path, side: int, piece: NDArray[np.uint8], codec: str) -> N
             y, x = np.arange(top, min(top + SHARD, side)), np.arange(left, min(left + SHARD, side))
             block = piece[_mirrored(y, rows)[:, None], _mirrored(x, columns)]
             array[:, y[0] : y[-1] + 1, x[0] : x[-1] + 1] = np.moveaxis(block, 2, 0)
-    axes = [{"name": "c", "type": "channel"}]
+    axes: list[Any] = [{"name": "c", "type": "channel"}]
     axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
     place = [{"type": "scale", "scale": [1.0, MPP, MPP]}]
     image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": place}]}

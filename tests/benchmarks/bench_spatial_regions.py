@@ -67,7 +67,7 @@ class Section:
     @property
     def judged(self) -> NDArray[np.bool_]:
         """Spots with a label that says something."""
-        return (self.labels != "") & (self.labels != UNDETERMINED)
+        return np.asarray((self.labels != "") & (self.labels != UNDETERMINED))
 
     def share(self, name: str) -> Array:
         """Smoothed share of a set around every spot."""

@@ -118,15 +118,16 @@ def test_maps_lie_where_the_cells_lie(made: Made) -> None:
     folder = made.summary.folder / "maps.zarr"
     check_zarr(folder)
     root = zarr.open_group(folder, mode="r")
-    scale = root["hypoxia"].attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]  # type: ignore[index, call-overload]
+    ome: Any = root["hypoxia"].attrs["ome"]
+    scale = ome["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     pixel, (y0, x0) = scale[0]["scale"][0], scale[1]["translation"]
     assert pixel == pytest.approx(PITCH_UM / 2, rel=0.01)
     kept = made.cells[made.cells["kept"]]
     rows, columns = np.rint((kept["y"] - y0) / pixel).astype(int), np.rint((kept["x"] - x0) / pixel).astype(int)
-    drawn = np.asarray(root["hypoxia/0"])[rows, columns]  # type: ignore[arg-type]
+    drawn = np.asarray(root["hypoxia/0"])[rows, columns]
     np.testing.assert_allclose(drawn, kept["hypoxia"], rtol=1e-6)
-    assert np.isnan(np.asarray(root["hypoxia/0"])).mean() > 0.15  # type: ignore[arg-type]  # the tissue is round
-    assert set(np.unique(np.asarray(root["tumour/0"]))) == {-1, 0, 1}  # type: ignore[arg-type]
+    assert np.isnan(np.asarray(root["hypoxia/0"])).mean() > 0.15  # the tissue is round
+    assert set(np.unique(np.asarray(root["tumour/0"]))) == {-1, 0, 1}
 
 
 def test_no_block_and_no_worker_changes_a_bit(

@@ -149,7 +149,8 @@ def test_layouts_of_others_give_the_same(whole: SlideSummary, tmp_path: Path, ax
     chunks = (700, 700, 3) if axes == "yxc" else (1, 1, 1, 640, 900)
     group.create_array("level", shape=image.shape, chunks=chunks, dtype="uint8")[...] = image
     kinds = {"y": "space", "x": "space", "z": "space", "c": "channel", "t": "time"}
-    said = [{"name": one, "type": kinds[one]} | ({"unit": "nanometer"} if one in "yx" else {}) for one in axes]
+    unit = {"unit": "nanometer"}
+    said: list[Any] = [{"name": one, "type": kinds[one]} | (unit if one in "yx" else {}) for one in axes]
     level = {"type": "scale", "scale": [125.0 if one in "yx" else 1.0 for one in axes]}
     both = {"type": "scale", "scale": [2.0 if one in "yx" else 1.0 for one in axes]}
     dataset = {"path": "level", "coordinateTransformations": [level]}

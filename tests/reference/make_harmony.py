@@ -13,7 +13,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-import harmonypy
+import harmonypy  # type: ignore[import-not-found]
 import pandas as pd
 from tests.unit.spatial.batch_set import make_batches
 

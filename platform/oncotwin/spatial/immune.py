@@ -132,7 +132,7 @@ def region_shares(sums: ProfileSums) -> tuple[Share, Share]:
         whole = totals[used].sum()
         share = immune[used].sum() / whole
         gaps = ((immune[used] - share * totals[used]) ** 2).sum()
-        found.append(_share(share, whole, gaps / whole**2, np.float64(used.sum())))
+        found.append(_share(share, whole, gaps / whole**2, np.asarray(used.sum(), dtype=np.float64)))
     return found[0], found[1]
 
 

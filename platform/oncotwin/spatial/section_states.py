@@ -76,9 +76,9 @@ def order_signatures(
     made = []
     for at, name in enumerate(names):
         for k, (what, source) in enumerate((("moran_i", _MORAN), ("geary_c", _GEARY))):
-            one = signature_of(f"{name}.{what}", drawn, (k, at), "1", source, note=notes[k][at])
+            signature = signature_of(f"{name}.{what}", drawn, (k, at), "1", source, note=notes[k][at])
             # The value itself has n - 1 where the draws have n, and no rounding.
-            made.append(replace(one, value=float(found[k].statistic[at])))
+            made.append(replace(signature, value=float(found[k].statistic[at])))
     return made
 
 

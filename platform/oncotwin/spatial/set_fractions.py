@@ -193,8 +193,8 @@ def smoothed_fractions(
     """
     check_counts(ids, part, total)
     windows = make_windows(ids, points, own, bandwidth)
-    counts = windows.sums(np.column_stack([part, total]))
-    squared = windows.sums(np.asarray(total)[:, None], power=2)[:, 0]
+    counts = windows.sums(np.column_stack([part, total]).astype(np.float64))
+    squared = windows.sums(np.asarray(total, dtype=np.float64)[:, None], power=2)[:, 0]
     counted = counts[:, 1] > 0.0
     value, effective = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
     value[counted] = counts[counted, 0] / counts[counted, 1]

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -159,13 +160,13 @@ def bands(window: Window, grid: SlideGrid, halo: int, height: int) -> Iterator[W
 
 
 @njit(_u8(_u8, _u8, _u8), cache=True, nogil=True)
-def position_hash(row: int, column: int, seed: int) -> int:
+def position_hash(row: int, column: int, seed: int) -> Any:
     """64 bits that look random and depend on the place and the seed alone.
 
     Source:
         Steele, Lea & Flood 2014, doi:10.1145/2714064.2660195 (the finaliser of SplitMix64, applied to each word).
     """
-    mixed = np.uint64(seed)
+    mixed: Any = np.uint64(seed)
     for word in (np.uint64(row), np.uint64(column)):
         mixed = (mixed ^ word) + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

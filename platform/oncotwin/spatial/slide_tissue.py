@@ -127,7 +127,7 @@ def optical_table(white: tuple[int, int, int], factor: int) -> OpticalTable:
     """
     levels = np.maximum(np.arange(255 * factor**2 + 1) / factor**2, 1.0)
     od = -np.log10(levels[None, :] / np.array(white, dtype=np.float64)[:, None])
-    return np.rint(np.maximum(od, 0.0) * OD_STEPS).astype(np.int32)
+    return np.asarray(np.rint(np.maximum(od, 0.0) * OD_STEPS), dtype=np.int32)
 
 
 @njit(_u1(_i4, _i4, _i4, _i4), cache=True, nogil=True, inline="always")

@@ -76,4 +76,4 @@ def signature_of(
 
 
 def _divided(part: FloatArray, whole: FloatArray) -> FloatArray:
-    return np.divide(part, whole, out=np.full(part.shape, math.nan), where=whole != 0.0)
+    return np.asarray(np.divide(part, whole, out=np.full(part.shape, math.nan), where=whole != 0.0))

@@ -19,6 +19,7 @@ from oncotwin.filters.ensemble import EnsembleFilter
 from oncotwin.filters.particle import ParticleFilter
 from oncotwin.filters.unscented import UnscentedFilter
 from oncotwin.models.androgen import AndrogenSuppression
+from oncotwin.models.base import TumourModel
 from oncotwin.models.spatial_observation import (
     EDGE,
     STAND_IN_SD,
@@ -69,7 +70,7 @@ def observed(**changes: Any) -> Observation:
 
 
 def binding(chosen: Filter[Any] | None = None) -> Binding:
-    models = [TumourBurden(), AndrogenSuppression()]
+    models: list[TumourModel] = [TumourBurden(), AndrogenSuppression()]
     return bind("1", ModelBundle({}), models, chosen or UnscentedFilter(), DriftSettings())
 
 
@@ -89,7 +90,7 @@ class TestValidation:
     def test_percent_becomes_a_fraction_with_its_interval(self) -> None:
         item = observed(value=20.0, low=10.0, high=30.0, unit="%")
         assert item.value == pytest.approx(0.2) and item.unit == "1" and item.evidence is not None
-        assert (item.evidence.low, item.evidence.high) == (pytest.approx(0.1), pytest.approx(0.3))
+        assert [item.evidence.low, item.evidence.high] == pytest.approx([0.1, 0.3])
         assert item.evidence.derived_from == ("urn:oncotwin:H1:spatial", "s1")
 
     def test_nil_and_one_are_bounds(self) -> None:

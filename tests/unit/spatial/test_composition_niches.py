@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from sklearn.metrics import adjusted_rand_score
 
@@ -16,7 +17,7 @@ from oncotwin.spatial.niches import NicheSettings
 HOW = NicheSettings(n_starts=5, most_niches=5)
 
 
-def section() -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], ...]:
+def section() -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.bool_]]:
     """Two halves, each a mixture of three classes."""
     rng = np.random.default_rng(3)
     places = rng.uniform(0, 100, (1200, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -132,10 +133,10 @@ def test_limit_and_p_say_the_same() -> None:
 
 def test_a_few_odd_members_do_not_hide_others_like_them() -> None:
     rng = np.random.default_rng(12)
-    members = drawn(60, rng)
+    members: list[Mapping[str, float]] = [*drawn(60, rng)]
     spread = as_table(members).std(axis=0)
     # All odd in their own way, so that they blow up the spread of every signature.
-    odd = [
+    odd: list[Mapping[str, float]] = [
         {n: v + 30 * s * rng.normal() for (n, v), s in zip(one.items(), spread, strict=True)} for one in drawn(3, rng)
     ]
     plain = reference(cohort_sums(members + odd, NAMES))

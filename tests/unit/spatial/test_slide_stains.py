@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from oncotwin.domain.errors import ConfigurationError
+from oncotwin.spatial.slide_grid import ByteImage
 from oncotwin.spatial.slide_stains import (
     FIXED_VECTORS,
-    ByteImage,
     FloatArray,
     StainModel,
     fit_stains,

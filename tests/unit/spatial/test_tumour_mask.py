@@ -29,7 +29,7 @@ def test_the_threshold_leaves_the_least_variance(seed: int) -> None:
     def within(edge: float) -> float:
         upper = values >= edge
         parts = [part for part in (values[upper], values[~upper]) if part.size]
-        return sum(part.var() * part.size for part in parts) / values.size
+        return float(sum(part.var() * part.size for part in parts) / values.size)
 
     least = min(within(edge) for edge in edges)
     assert within(found.value) == pytest.approx(least, rel=0.01)

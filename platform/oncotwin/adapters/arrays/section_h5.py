@@ -242,7 +242,7 @@ class _Table:
 
 def _counts(file: Any) -> tuple[str, str, list[str]]:
     """Path of the counts, path of the table of their genes, and the matrices that were passed over."""
-    passed_over = []
+    passed_over: list[str] = []
     for path, frame in (("X", "var"), ("layers/counts", "var"), ("raw/X", "raw/var")):
         if _has(file, path) and _has(file, frame):
             values = _first_values(file, path)

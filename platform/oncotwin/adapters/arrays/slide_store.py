@@ -141,7 +141,7 @@ def _place(
     for holder in (level, image):
         for one in _list(holder.get("coordinateTransformations")):
             step = _mapping(one)
-            for axis, value in zip(axes, _numbers(step.get(step.get("type"))), strict=False):
+            for axis, value in zip(axes, _numbers(step.get(str(step.get("type")))), strict=False):
                 if step.get("type") == "scale":
                     # Without a scale of the level there is none at all.
                     scale[axis] = value if holder is level and not scale[axis] else scale[axis] * value
