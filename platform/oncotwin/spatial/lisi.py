@@ -33,6 +33,7 @@ NEIGHBOURS_PER_PERPLEXITY = 3
 
 _HALVINGS = 100
 _PRECISION = 1e-7
+_ROUNDING = 1e-12
 _f1, _f2, _l2 = types.float64[::1], types.float64[:, ::1], types.int64[:, ::1]
 
 
@@ -108,7 +109,10 @@ def _weigh(squares: FloatArray, entropy: float, out: FloatArray) -> None:
         for j in range(n):
             nearest, farthest = min(nearest, squares[row, j]), max(farthest, squares[row, j])
         spread = farthest - nearest
-        # Neighbours all at one distance weigh the same; no width could change that.
+        # Neighbours all at one distance weigh the same; no width could change that, and what rounding makes of equal
+        # distances is no order.
+        if spread <= _ROUNDING * farthest:
+            spread = 0.0
         low, high, beta = 0.0, np.inf, 0.0 if spread <= 0.0 else 1.0 / spread
         for _ in range(_HALVINGS):
             total, mean = 0.0, 0.0
