@@ -25,6 +25,8 @@ _SAMPLE = 20_000
 _SQUARES_ACROSS = 10.0
 _LEAST_SQUARE = 5.0
 _HEXAGONAL = 1.2
+_CELLS_TO_SIXTH = 5.670161188712071
+"""Median of a gamma distribution of shape six: cells in the disc up to the sixth nearest of a Poisson process."""
 _SLACK = 1e-9
 
 
@@ -33,8 +35,8 @@ class SectionScale:
     """Lengths of a section that everything else is measured in.
 
     Attributes:
-        pitch_um: distance of neighbouring spots of an array. Of scattered cells two thirds of the median distance to
-            the sixth nearest: about the side of the square that a cell stands for.
+        pitch_um: distance of neighbouring spots of an array; of scattered cells the side of the square that a cell
+            stands for.
         cell_um2: area that a spot or cell stands for.
         square_um: side of the squares that are drawn anew for an interval: at least five pitches, and about ten of
             them across the section, so that cells which are alike mostly share a square.
@@ -66,12 +68,16 @@ def measure_scale(points_um: FloatArray) -> SectionScale:
     asked = points_um[:: -(-len(points_um) // _SAMPLE)]
     away = cKDTree(points_um).query(asked, k=7)[0]
     nearest, sixth = float(np.median(away[:, 1])), float(np.median(away[:, 6]))
-    pitch = max(nearest, sixth / NEIGHBOUR_REACH)
     if nearest <= 0.0:
         raise ConfigurationError("half of the cells share a place with another; give each its own coordinates")
     longest = float(np.ptp(points_um, axis=0).max())
-    # On a hexagonal lattice all six are equally near, and a spot's cell is a hexagon.
-    cell = pitch**2 * (math.sqrt(3) / 2 if sixth < _HEXAGONAL * nearest else 1.0)
+    if nearest < sixth / NEIGHBOUR_REACH:
+        # Scattered: the disc up to the sixth nearest holds that many cells' area, by the median over random places.
+        cell = math.pi * sixth**2 / _CELLS_TO_SIXTH
+        pitch = math.sqrt(cell)
+    else:
+        # On a hexagonal lattice all six are equally near, and a spot's cell is a hexagon.
+        pitch, cell = nearest, nearest**2 * (math.sqrt(3) / 2 if sixth < _HEXAGONAL * nearest else 1.0)
     return SectionScale(pitch, cell, max(_LEAST_SQUARE * pitch, longest / _SQUARES_ACROSS))
 
 

@@ -42,6 +42,8 @@ _QUIET = {
     # A block may bring arrays along; what it costs to send them is known.
     "distributed.admin.large-graph-warning-threshold": "1GB",
     "distributed.comm.timeouts.connect": "60s",
+    # It is bound there; Dask would name the machine's outer address.
+    "distributed.dashboard.link": "http://127.0.0.1:{port}/status",
     # Memory is bounded by the blocks in flight; Dask's own spilling and killing would only get in the way.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
