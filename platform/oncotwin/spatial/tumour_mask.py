@@ -98,21 +98,14 @@ def tumour_from_score(scores: FloatArray) -> tuple[ClassArray, Threshold]:
     return classes, Threshold(float(np.exp(found.value)), found.separability, found.upper_share)
 
 
-def tumour_from_probability(probability: FloatArray) -> tuple[ClassArray, Threshold]:
-    """Tumour by a section's own threshold on the log-odds of a probability that is relative to the section.
+def odds(probability: FloatArray) -> FloatArray:
+    """Odds (n,) of a probability that is relative to its section, as a score for `tumour_from_score`.
 
     A model that was taught on sections of one share of tumour puts its half elsewhere on a section of another share;
     the gap between the two groups is the section's own.
-
-    Args:
-        probability: (n,); NaN is no part of the question.
-    Returns:
-        classes (n,), and the threshold on the odds.
-    Raises:
-        ConfigurationError: as of `tumour_from_score`.
     """
     held = np.clip(probability, _LEAST_PROBABILITY, 1.0 - _LEAST_PROBABILITY)
-    return tumour_from_score(held / (1.0 - held))
+    return np.asarray(held / (1.0 - held))
 
 
 def tumour_from_names(names: Sequence[str], tumour: Collection[str]) -> ClassArray:

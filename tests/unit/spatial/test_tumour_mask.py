@@ -11,9 +11,9 @@ from oncotwin.domain.errors import ConfigurationError
 from oncotwin.spatial.distance import INSIDE, NOT_TISSUE, OUTSIDE
 from oncotwin.spatial.tumour_mask import (
     N_BINS,
+    odds,
     otsu,
     tumour_from_names,
-    tumour_from_probability,
     tumour_from_score,
 )
 
@@ -75,5 +75,5 @@ def test_classes_from_names_and_probabilities() -> None:
     assert tumour_from_names(names, {"T", "T2"}).tolist() == [INSIDE, OUTSIDE, NOT_TISSUE, INSIDE]
     with pytest.raises(ConfigurationError, match="no cell is of class 'X'"):
         tumour_from_names(names, ["X"])
-    classes, threshold = tumour_from_probability(np.array([0.7, 0.75, 0.2, 0.21, np.nan]))
+    classes, threshold = tumour_from_score(odds(np.array([0.7, 0.75, 0.2, 0.21, np.nan])))
     assert classes.tolist() == [INSIDE, INSIDE, OUTSIDE, OUTSIDE, NOT_TISSUE] and 0.25 < threshold.value < 3

@@ -35,7 +35,7 @@ from oncotwin.spatial.tumour_class import (
     spot_features,
     tumour_probability,
 )
-from oncotwin.spatial.tumour_mask import tumour_from_names, tumour_from_probability, tumour_from_score
+from oncotwin.spatial.tumour_mask import odds, tumour_from_names, tumour_from_score
 
 TUMOUR_SET = "tumour_epithelium"
 VESSEL_SET = "endothelium"
@@ -86,7 +86,7 @@ def add_region_of_counts(
 def _tumour_classes(
     found: SectionFindings, section: StoredSection, panel: Panel, tumour: FloatArray | None, scratch: str, steps: Steps
 ) -> NDArray[np.int8] | None:
-    """By the classes that were named; else by the shipped model; else by the tumour set's own threshold."""
+    """By the classes that were named; else by that score of tumour whose two groups are furthest apart (`_scores`)."""
     choices = found.choices
     if choices.class_column is not None and choices.tumour_classes:
         column = section.column(choices.class_column)
@@ -96,22 +96,39 @@ def _tumour_classes(
         found.abstained["interface"] = panel.coverage[TUMOUR_SET].reason
         return None
     kept: list[NDArray[np.int8]] = []
-    by_model = set(SETS) <= set(panel.covered)
-    if by_model:
-        model = shipped_model()
-        probability = _probability(found, panel, model, scratch, steps)
-        found.columns["tumour_probability"] = probability
-        said = f"probability by a model that was taught on {model.taught_on}, divided at the section's own threshold"
+    scores = _scores(found, panel, tumour, scratch, steps)
 
     def by_threshold() -> None:
-        classes, threshold = tumour_from_probability(probability) if by_model else tumour_from_score(tumour)
+        divided = {said: tumour_from_score(score) for said, score in scores.items()}
+        said = max(divided, key=lambda one: divided[one][1].separability)
+        classes, threshold = divided[said]
         kept.append(classes)
-        found.settings["tumour_from"] = said if by_model else f"smoothed share of {TUMOUR_SET}"
+        found.settings["tumour_from"] = f"{said}, divided at the section's own threshold"
         found.settings["tumour_threshold"] = threshold.value
-        found.settings["tumour_separability"] = threshold.separability
+        found.settings["tumour_separability"] = {one: round(divided[one][1].separability, 4) for one in divided}
 
     attempt(found, "interface", by_threshold)
     return kept[0] if kept else None
+
+
+def _scores(
+    found: SectionFindings, panel: Panel, tumour: FloatArray, scratch: str, steps: Steps
+) -> dict[str, FloatArray]:
+    """Scores that may tell tumour from the tissue around it, by what is said of each.
+
+    None serves every section: the model knows breast at 200 um and is blurred by its windows; the rank of the tumour
+    set's genes in the spot alone is sharp where counts are many, and noise where they are few; its smoothed share lies
+    between. How far a score's two groups are apart is seen without any label.
+    """
+    scores: dict[str, FloatArray] = {}
+    if set(SETS) <= set(panel.covered):
+        model = shipped_model()
+        probability = _probability(found, panel, model, scratch, steps)
+        found.columns["tumour_probability"] = probability
+        scores[f"odds by a model that was taught on {model.taught_on}"] = odds(probability)
+    scores[f"smoothed share of {TUMOUR_SET}"] = tumour
+    scores[f"AUCell of {TUMOUR_SET}"] = np.asarray(found.columns[f"aucell_{TUMOUR_SET}"], dtype=np.float64)
+    return scores
 
 
 def _probability(
