@@ -12,22 +12,18 @@ said of its evidence too, whichever comes first.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from oncotwin.adapters.arrays.claims import ArrayStores, fetch
 from oncotwin.adapters.arrays.zarr_check import check_zarr
-from oncotwin.bootstrap import wiring
-from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.amendment import Correction, Rejection
 from oncotwin.domain.claim import ClaimCheck
 from oncotwin.domain.envelope import Event
-from oncotwin.domain.errors import ConfigurationError, EventError, FencedError
+from oncotwin.domain.errors import EventError, FencedError
 from oncotwin.domain.events import encode_line
 from oncotwin.domain.ids import EventKey
 from oncotwin.domain.observation import ArrayReference
@@ -43,9 +39,9 @@ from oncotwin.spatial.section_evidence import read_evidence
 from oncotwin_flows.groups import Bounds
 from oncotwin_flows.intake import Intake, IntakeRules
 from oncotwin_flows.refusals import dead_letter
-from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, quick_flows, task
+from oncotwin_flows.runtime import NO_CACHE, Sealed, flow, task
 from oncotwin_flows.section_events import OBSERVED, correction_lines, evidence_key, evidence_lines
-from oncotwin_flows.section_readers import READERS, Reader
+from oncotwin_flows.section_readers import Reader
 
 _MAX_READ_BYTES = 8 * 1024 * 1024
 
@@ -97,7 +93,7 @@ class SectionProcessor:
 
     def __init__(
         self, log: EventLog, store: TwinStore, clock: Clock, settings: SectionSettings,
-        readers: Mapping[str, Reader] = READERS, cohorts: Mapping[str, Cohort] | None = None,
+        readers: Mapping[str, Reader], cohorts: Mapping[str, Cohort] | None = None,
         on_step: OnStep = no_step,
     ) -> None:
         self._log, self._store, self._clock, self._settings = log, store, clock, settings
@@ -274,47 +270,3 @@ def read_sections(processor: Sealed[SectionProcessor], bounds: Bounds) -> Sectio
 def process_sections(processor: Sealed[SectionProcessor], bounds: Bounds) -> SectionTally:
     """One bounded run: claim checks -> arrays -> signatures -> evidence in the log."""
     return read_sections(processor, bounds)
-
-
-@contextmanager
-def open_processor(
-    settings: Settings, cohorts: Mapping[str, Cohort] | None = None, readers: Mapping[str, Reader] = READERS,
-    on_step: OnStep = no_step,
-) -> Iterator[SectionProcessor]:
-    """A processor with its log and store, closed again at the end. Array stores are those of the settings."""
-    store, log = wiring.open_store(settings, on_step), wiring.open_log(settings)
-    rules = IntakeRules(wiring.clock_skew(settings), tuple(settings.arrays), settings.sources)
-    how = SectionSettings(
-        f"{wiring.worker_name(settings)}-sections", f"{wiring.log_name(settings)}/sections", 3_600.0, rules,
-        settings.home / "sections",
-    )
-    try:
-        yield SectionProcessor(log, store, wiring.SystemClock(), how, readers, cohorts, on_step)
-    finally:
-        log.close()
-        store.close()
-
-
-def load_cohorts(folder: Path) -> dict[str, Cohort]:
-    """Cohorts by kind and platform, from the files ``<name>.json`` of a folder.
-
-    Each holds ``for`` (such as ``omics.section Visium``) beside what `Cohort.to_json` writes.
-
-    Raises:
-        ConfigurationError: a file holds no cohort.
-    """
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found[str(content["for"])] = Cohort.from_json(content)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(f"{path.name} holds no cohort ({error!r}); write it anew") from error
-    return found
-
-
-def run_sections(settings: Settings, cohorts: Mapping[str, Cohort] | None = None) -> SectionTally:
-    """Process every section that is in the log."""
-    bounds = Bounds(settings.batch_events, float("inf"), settings.commit_events, settings.poll_seconds)
-    with quick_flows(), open_processor(settings, cohorts) as processor:
-        return process_sections(Sealed(processor), bounds)

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +36,23 @@ from tests.benchmarks.bench_spatial_statistics import (
 )
 from tests.benchmarks.record import record
 
+from oncotwin.adapters.arrays.cell_tiles import ROWS_AT_ONCE, enrichment_of_tiles, sort_into_tiles
 from oncotwin.adapters.arrays.engine import open_engine
 from oncotwin.spatial.enrichment import (
-    BlockEdges,
     Enrichment,
     edge_counts,
-    edges_of_block,
     enrichment,
-    enrichment_of_blocks,
     graph_moments,
     tally_edges,
 )
-from oncotwin.spatial.graphs import CellBlock, GraphRows, SpatialGraph, join_rows, knn_rows, whole_section
+from oncotwin.spatial.graphs import SpatialGraph, join_rows, knn_rows, whole_section
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Labels = NDArray[np.uint8]
 COMMAND = "python -m tests.benchmarks.bench_spatial_enrichment"
 N_PERMUTATIONS, N_TIMED, N_SEEDS = 1_000, 20, 20
-N_ON_DISK, N_SAMPLED, ROWS_AT_ONCE = 20_000_000, 100, 1_000_000
-CELLS_A_TILE = 1 << 17
-CELL = np.dtype([("x", "f8"), ("y", "f8"), ("id", "i4"), ("type", "u1")])
+N_ON_DISK, N_SAMPLED = 20_000_000, 100
 SMALL_ENOUGH = 2_000_000
 """Cells of a section that is also worked on whole, in memory."""
 
@@ -157,121 +150,6 @@ def write_section(folder: Path, n_cells: int) -> None:
         types[first:first + n_here] = clustered_types(points, rng)
 
 
-@dataclass(frozen=True, slots=True)
-class Tiles:
-    """A section's cells sorted into square tiles in one file, of which any process can read a part.
-
-    Attributes:
-        path: of the file.
-        lower, size_um: corner of the first tile, and the side of each.
-        n_across: tiles in a row; tile ``row * n_across + column``.
-        starts: (n_tiles + 1,) which cells of the file belong to each tile, by increasing id.
-    """
-
-    path: Path
-    lower: tuple[float, float]
-    size_um: float
-    n_across: int
-    starts: IntArray
-
-    @property
-    def n_tiles(self) -> int:
-        """Number of tiles."""
-        return self.n_across**2
-
-    def of(self, points: Array) -> IntArray:
-        """Column and row (n, 2) of the tile of each place, cells or not."""
-        return np.clip(np.floor((points - self.lower) / self.size_um).astype(np.int64), 0, self.n_across - 1)
-
-    def cells(self, tile: int) -> Any:
-        """Cells of a tile."""
-        first, end = self.starts[tile], self.starts[tile + 1]
-        return np.fromfile(self.path, dtype=CELL, count=end - first, offset=first * CELL.itemsize)
-
-
-def tiles_of(points: Any, types: Any, path: Path) -> Tiles:
-    """Sort cells in a store into tiles on disk, some at a time: their extent, then how many in each tile, then they."""
-    n_cells = points.shape[0]
-    parts = [slice(first, min(first + ROWS_AT_ONCE, n_cells)) for first in range(0, n_cells, ROWS_AT_ONCE)]
-    lower, upper = np.full(2, np.inf), np.full(2, -np.inf)
-    for part in parts:
-        here = points[part]
-        lower, upper = np.minimum(lower, here.min(axis=0)), np.maximum(upper, here.max(axis=0))
-    n_across = math.ceil(math.sqrt(n_cells / CELLS_A_TILE))
-    size = float((upper - lower).max()) / n_across
-    bare = Tiles(path, (float(lower[0]), float(lower[1])), size, n_across, np.zeros(n_across**2 + 1, dtype=np.int64))
-    counts = np.zeros(bare.n_tiles, dtype=np.int64)
-    for part in parts:
-        counts += np.bincount(bare.of(points[part]) @ np.array([1, n_across]), minlength=bare.n_tiles)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    free = starts[:-1].copy()
-    with path.open("wb") as file:
-        for part in parts:
-            here = points[part]
-            tile = bare.of(here) @ np.array([1, n_across])
-            order = np.argsort(tile, kind="stable")
-            cells = np.empty(len(order), dtype=CELL)
-            cells["x"], cells["y"], cells["type"] = here[order, 0], here[order, 1], types[part][order]
-            cells["id"] = part.start + order
-            bounds = np.searchsorted(tile[order], np.arange(bare.n_tiles + 1))
-            for at in np.flatnonzero(np.diff(bounds)):
-                file.seek(int(free[at]) * CELL.itemsize)
-                file.write(cells[bounds[at]:bounds[at + 1]].tobytes())
-            free += np.diff(bounds)
-    return replace(bare, starts=starts)
-
-
-@dataclass(frozen=True, slots=True)
-class TileAnswer:
-    """Edges of a tile's cells, and the neighbours (n, k) of those that are checked, by id."""
-
-    edges: BlockEdges
-    ids: IntArray
-    neighbours: IntArray
-
-
-def with_halo(tiles: Tiles, tile: int, own: Any, halo_um: float) -> tuple[CellBlock, Labels]:
-    """A tile's own cells and those around it, and the types of both."""
-    row, column = divmod(tile, tiles.n_across)
-    corner = np.array(tiles.lower) + tiles.size_um * np.array([column, row])
-    least, most = corner - halo_um, corner + tiles.size_um + halo_um
-    (left, top), (right, bottom) = tiles.of(np.stack([least, most]))
-    around = [own]
-    for at in product(range(top, bottom + 1), range(left, right + 1)):
-        if at != (row, column):
-            cells = tiles.cells(at[0] * tiles.n_across + at[1])
-            inside = (cells["x"] > least[0]) & (cells["x"] < most[0])
-            around.append(cells[inside & (cells["y"] > least[1]) & (cells["y"] < most[1])])
-    held = np.concatenate(around)
-    # Nothing lies beyond the border of the section.
-    x0, y0 = (float(least[axis]) if (column, row)[axis] > 0 else -math.inf for axis in (0, 1))
-    x1, y1 = (float(most[axis]) if (column, row)[axis] < tiles.n_across - 1 else math.inf for axis in (0, 1))
-    places = np.column_stack([held["x"], held["y"]])
-    return CellBlock(places, held["id"].astype(np.int64), len(own), (x0, y0, x1, y1)), held["type"].copy()
-
-
-def tile_edges(tile: int, tiles: Tiles, n_types: int, k: int, sampled: IntArray) -> TileAnswer:
-    """Edges of one tile, its halo widened until every neighbour is certain."""
-    own = tiles.cells(tile)
-    halo_um = 5.0 * tiles.size_um * tiles.n_across / math.sqrt(int(tiles.starts[-1]))
-    edges = None
-    while edges is None:
-        block, types = with_halo(tiles, tile, own, halo_um)
-        kept: list[GraphRows] = []
-        edges = edges_of_block(block, types, n_types, partial(_kept_rows, kept, k))
-        halo_um *= 2.0
-    rows, ids = kept[0], np.sort(block.ids)
-    asked = np.flatnonzero(np.isin(own["id"], sampled))
-    found = [ids[rows.neighbours[rows.offsets[i]:rows.offsets[i + 1]]] for i in asked]
-    return TileAnswer(edges, own["id"][asked].astype(np.int64), np.array(found, dtype=np.int64).reshape(-1, k))
-
-
-def _kept_rows(kept: list[GraphRows], k: int, cells: CellBlock) -> GraphRows:
-    """Rows of a block, kept so that those of some cells can be checked."""
-    kept.append(knn_rows(cells, k))
-    return kept[0]
-
-
 def work_on_disk(folder: Path, n_workers: int) -> dict[str, Any]:
     """The whole way from the store to z; runs in a process of its own, which tells its largest memory."""
     began = time.perf_counter()
@@ -279,21 +157,13 @@ def work_on_disk(folder: Path, n_workers: int) -> dict[str, Any]:
     points, types = store["points_um"], store["types"]
     assert isinstance(points, zarr.Array) and isinstance(types, zarr.Array)
     n_cells = points.shape[0]
-    tiles = tiles_of(points, types, folder / "tiles")
+    tiles = sort_into_tiles(points, types, folder / "tiles")
     sorted_in = time.perf_counter() - began
     sampled = np.sort(np.random.default_rng(4).choice(n_cells, N_SAMPLED, replace=False))
-    checked: list[tuple[IntArray, IntArray]] = []
-
-    def counted(answer: TileAnswer) -> BlockEdges:
-        checked.append((answer.ids, answer.neighbours))
-        return answer.edges
-
     with open_engine(n_workers, progress=True) as engine:
-        do = partial(tile_edges, tiles=tiles, n_types=N_TYPES, k=K, sampled=sampled)
-        blocks = map(counted, engine.run("neighbours of each tile")(do, range(tiles.n_tiles)))
-        found = enrichment_of_blocks(blocks, n_cells, N_TYPES)
+        run = engine.run("neighbours of each tile")
+        found, ids, neighbours = enrichment_of_tiles(tiles, N_TYPES, K, run, sampled)
     seconds = time.perf_counter() - began
-    ids, neighbours = (np.concatenate(parts) for parts in zip(*checked, strict=True))
     return {
         "seconds": seconds, "sorted_in": sorted_in, "n_tiles": tiles.n_tiles,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,

@@ -35,12 +35,11 @@ from oncotwin_flows.process_section import (
     SectionProcessor,
     SectionSettings,
     SectionTally,
-    load_cohorts,
-    open_processor,
     process_sections,
 )
 from oncotwin_flows.runtime import Sealed, quick_flows
 from oncotwin_flows.section_readers import Findings, Reader
+from oncotwin_flows.section_worker import load_cohorts, open_processor
 from oncotwin_flows.worker import Worker, WorkerSettings
 
 SOURCE = "urn:oncotwin:H1:spatial"

@@ -60,7 +60,8 @@ def test_the_region_and_its_distance_are_the_planted_ones(made: Made) -> None:
     clear = (np.abs(truth.distance_um) > PITCH_UM) & cells["kept"].to_numpy()
     assert ((cells["region"] == "tumour") == (truth.distance_um < 0))[clear].mean() > 0.98
     error = np.abs(cells["signed_distance_um"] - truth.distance_um)[clear]
-    assert np.median(error) < 0.5 * PITCH_UM
+    # The crowd of lymphocytes around the tumour dilutes its outermost spots.
+    assert np.median(error) < 0.6 * PITCH_UM
     assert made.value["tumour.share"].value == pytest.approx((truth.distance_um < 0).mean(), abs=0.03)
     area = np.count_nonzero(truth.distance_um < 0) * PITCH_UM**2 * np.sqrt(3) / 2
     assert made.value["tumour.area"].value == pytest.approx(area, rel=0.15)
@@ -83,6 +84,15 @@ def test_gradients_are_the_planted_ones(made: Made) -> None:
     assert "vessels" in made.summary.abstained
 
 
+def test_the_immune_class_is_the_planted_one(made: Made, tmp_path: Path) -> None:
+    assert made.value["immune.excluded"].value > 0.9
+    inside = (made.cells["region"] == "tumour").to_numpy()
+    assert made.cells["immune_excluded"][inside].mean() > 0.7
+    for pattern in ("hot", "cold"):
+        (tmp_path / pattern).mkdir()
+        assert Made(tmp_path / pattern, pattern).value[f"immune.{pattern}"].value > 0.9
+
+
 def test_states_are_ordered_in_space_and_hot_where_they_were_planted(made: Made) -> None:
     cells, truth, value = made.cells, made.truth, made.value
     assert value["immune.moran_i"].low > 0.2 and value["immune.geary_c"].high < 0.8
@@ -98,7 +108,8 @@ def test_states_are_ordered_in_space_and_hot_where_they_were_planted(made: Made)
 def test_niches_follow_the_regions(made: Made) -> None:
     kept = made.cells["kept"].to_numpy()
     table = pd.crosstab(made.cells["niche"][kept], np.array(made.truth.region)[kept])
-    assert table.max(axis=1).sum() / table.to_numpy().sum() > 0.85
+    # One niche is the border itself, where tumour, stroma and lymphocytes mix.
+    assert table.max(axis=1).sum() / table.to_numpy().sum() > 0.8
     shares = [made.value[f"niche_{at}.share"].value for at in range(4)]
     assert sum(shares) == pytest.approx(1.0) and shares == sorted(shares, reverse=True)
     assert made.value["niche_0.beside.niche_0"].value > 5

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     """MLflow tracking URI; by default SQLite under ``home``."""
     arrays: list[str] = Field(default_factory=list)
     """Prefixes of array stores that a claim check may name."""
+    cohorts: Path | None = None
+    """Folder of the reference cohorts (``*.json``) that sections and slides are compared with; none for no comparison.
+    """
     sources: dict[str, str] = Field(default_factory=dict)
     """Sources and the institution that each belongs to; a source that is not listed is bound to the institution of
     its first accepted event."""

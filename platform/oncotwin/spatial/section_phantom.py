@@ -10,8 +10,9 @@ distance of a spot to that outline (negative inside, in um) decides of what its 
   some 100 to 200 um from vessels, which here lie outside.
 
 Each kind of cell expresses the background genes alike, the genes of its own gene sets `LOUD` times as much and
-those of other sets `SILENT` times. A spot's counts are Poisson about its mixture times a log-normal depth. A few spots
-failed and hold nearly nothing.
+those of other sets `SILENT` times; lymphocytes and plasma cells make little else than what the immune set holds
+(`IMMUNE_LOUD`), so that the set's share of counts is near their share of cells, as in real sections. A spot's counts
+are Poisson about its mixture times a log-normal depth. A few spots failed and hold nearly nothing.
 
 Source:
     Krogh 1919, doi:10.1113/jphysiol.1919.sp001844 (oxygen falls with the distance to vessels); Chen & Mellman 2017,
@@ -39,6 +40,7 @@ HYPOXIC_DEPTH_UM = 350.0
 HYPOXIC_WIDTH_UM = 90.0
 MEDIAN_COUNTS = 4_000.0
 LOUD, SILENT = 3.0, 0.03
+IMMUNE_LOUD = 12.0
 N_BACKGROUND = 1_500
 FAILED_SHARE = 0.01
 
@@ -169,9 +171,9 @@ def _profiles(rng: np.random.Generator) -> tuple[tuple[str, ...], FloatArray]:
     profiles = np.tile(base, (len(_SETS_OF_CELL), 1))
     profiles[:, : len(marked)] *= SILENT
     place = {gene: k for k, gene in enumerate(marked)}
-    for row, names in enumerate(_SETS_OF_CELL.values()):
+    for row, (kind, names) in enumerate(_SETS_OF_CELL.items()):
         own = sorted({place[gene] for name in names for gene in sets[name].genes})
-        profiles[row, own] = LOUD * base[own]
+        profiles[row, own] = (IMMUNE_LOUD if kind == "immune" else LOUD) * base[own]
     return genes, profiles / profiles.sum(axis=1, keepdims=True)
 
 

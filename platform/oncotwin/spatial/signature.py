@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from oncotwin.domain.errors import ConfigurationError
 
@@ -48,3 +50,20 @@ class Signature:
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
         return {"name": self.name, **finite, "unit": self.unit, "source": self.source, "note": self.note}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Signature:
+        """Read an entry of ``summary.json``; null becomes NaN.
+
+        Raises:
+            ConfigurationError: it is not what `as_json` writes.
+        """
+        try:
+            value, low, high = (
+                math.nan if entry[name] is None else float(entry[name]) for name in ("value", "low", "high")
+            )
+            return cls(
+                str(entry["name"]), value, str(entry["unit"]), low, high, str(entry["source"]), str(entry["note"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"this is no signature ({error!r}): {str(entry)[:80]}; compute it anew") from error

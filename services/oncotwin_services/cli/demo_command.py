@@ -17,6 +17,7 @@ from oncotwin.bootstrap import wiring
 from oncotwin.bootstrap.settings import Settings
 from oncotwin.domain.errors import OncotwinError
 from oncotwin.twin.backtest import ForecastTable, floors_of
+from oncotwin_services.cli.demo_tissue import TWIN, add_tissue
 from oncotwin_services.cli.options import command_options
 from oncotwin_services.cli.output import emit_json, emit_table, progress, stderr
 
@@ -143,9 +144,12 @@ def _run(
         counts = store.counts()
         if counts["journal"] != len(lines) or done["n_rejected"]:
             raise DemoError(f"{counts['journal']} of {len(lines)} events are in the journal; see `oncotwin rejected`")
+        pages = folder or settings.home / "report"
+        with step("a generated patient's sections and slide: arrays -> signatures -> evidence -> twin", times):
+            tissue = add_tissue(settings, log, store, pages)
         with step("writing the report", times):
             tables = [one.table for one in learned if one.table is not None]
-            index, skill, coverage = _report(settings, store, tables, items, folder or settings.home / "report")
+            index, skill, coverage = _report(settings, store, tables, items, pages)
     finally:
         log.close()
         store.close()
@@ -153,7 +157,7 @@ def _run(
         "patients": counts["twins"], "events": counts["journal"], "alerts": counts["alerts"],
         "estimates": counts["estimates"], "versions": versions, "champion": versions["all institutions"],
         "skill": skill, "coverage": coverage, "mlflow": settings.mlflow_uri,
-        "report": str(index),
+        "report": str(index), "tissue": {**tissue, "patient": str(index.parent / "patients" / f"{TWIN}.html")},
     }
 
 
@@ -166,7 +170,7 @@ def _report(
     events = Counter(twin_id.partition("/")[0] for twin_id, one in items.items() for _ in one)
     return demo_report(
         wiring.binding(settings), store, tables, floors_of(wiring.models(settings)), events, folder, N_PAGES,
-        wiring.SystemClock().now(),
+        wiring.SystemClock().now(), (TWIN,),
     )
 
 
@@ -193,6 +197,9 @@ def _say(result: dict[str, Any], as_json: bool) -> None:
     )
     click.echo(f"MLflow:        {result['mlflow']}")
     click.echo(f"Ray dashboard: {result['ray_dashboard']} (up while the demo runs; --hold keeps it)")
+    click.echo(f"tissue:        {result['tissue']['patient']} (a generated patient with sections over time)")
+    for page in result["tissue"]["pages"]:
+        click.echo(f"               {page}")
     click.echo(f"report:        {result['report']}")
 
 

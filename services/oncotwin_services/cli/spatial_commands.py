@@ -83,6 +83,31 @@ def import_section_command(
     return 0
 
 
+@section.command("cohort")
+@click.argument("folders", type=_STORED, nargs=-1, required=True, metavar="FOLDER...")
+@click.option("--name", required=True, help="Of the cohort; told with each comparison.")
+@click.option("--for", "of", required=True, metavar="'KIND PLATFORM'",
+              help="Events to compare, such as 'omics.section Visium' or 'pathology.wsi H&E'.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True,
+              help="NAME.json, in the folder that the setting `cohorts` names.")
+@command_options
+def cohort_command(
+    folders: tuple[Path, ...], name: str, of: str, out: Path, settings: Settings, as_json: bool
+) -> int:
+    """Make a reference cohort of sections or slides from each FOLDER that `oncotwin signatures` wrote.
+
+    `oncotwin work --spatial` compares each new section with it: one that is unlike all of them raises an alert, and its
+    evidence counts for less.
+    """
+    from oncotwin_flows.section_cohort import build_cohort, write_cohort
+
+    made = build_cohort(name, of, folders)
+    write_cohort(made, of, out)
+    _say(f"cohort {name}", {"for": of, "sections": len(folders), "signatures": len(made.sums.names), "out": str(out)},
+         as_json)
+    return 0
+
+
 @slide.command("import")
 @click.argument("image", type=_INPUT)
 @click.option("--mpp", type=float, help="Micrometres in one pixel, where the file does not say so itself.")

@@ -16,17 +16,23 @@ from oncotwin_services.cli.reader import reader, tell_of_reading
 
 @click.command()
 @click.option("--until-idle", is_flag=True, help="End once the log has no more events.")
+@click.option("--spatial", is_flag=True, help="Follow sections and slides instead: array -> signatures -> evidence.")
 @command_options
-def work(until_idle: bool, settings: Settings, as_json: bool) -> int:
+def work(until_idle: bool, spatial: bool, settings: Settings, as_json: bool) -> int:
     """Run the assimilation flow in a loop: log -> twins -> store -> estimates, alerts.
 
     Each round is one Prefect flow run over a bounded batch. Stop it with Ctrl-C: what is not committed is read again
     at the next start.
+
+    With --spatial it is the flow of sections and slides: each claim check is fetched from an allowed array store,
+    checked and read, and what it says of the tumour goes into the log, where the assimilation flow takes it.
     """
     from oncotwin_flows.assimilate import run_worker
+    from oncotwin_flows.section_worker import run_sections
 
-    with progress("assimilating", None) as advance:
-        total = run_worker(settings, until_idle=until_idle, on_progress=advance, announce=stderr.print)
+    run, what = (run_sections, "reading sections") if spatial else (run_worker, "assimilating")
+    with progress(what, None) as advance:
+        total = run(settings, until_idle=until_idle, on_progress=advance, announce=stderr.print)
     if as_json:
         emit_json(total)
     else:

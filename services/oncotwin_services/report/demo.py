@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,24 +36,25 @@ NOTES = (
 
 def demo_report(
     binding: Binding, store: TwinStore, tables: Sequence[ForecastTable], floors: Mapping[str, float],
-    events: Mapping[str, int], folder: Path, n_pages: int, now: datetime,
+    events: Mapping[str, int], folder: Path, n_pages: int, now: datetime, also: Sequence[str] = (),
 ) -> tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]:
     """Write the pages.
 
     Args:
         tables: held-out forecasts, one table an institution.
-        events: events of each institution.
+        events: events of each institution; twins of others are not part of the cohort.
+        also: twins that get a page beside those.
     Returns:
         The first page, and the skill and coverage tables as plain values.
     """
     pooled = ForecastTable({name: np.concatenate([t.columns[name] for t in tables]) for name in tables[0].columns})
     evaluation = evaluate(pooled, floors)
     skill = (*evaluation.skill, *_spread(tables, floors[OBSERVABLE]))
-    alerts = store.alerts()
-    heads = store.twin_heads()
+    alerts = [row for row in store.alerts() if row.twin_id.partition("/")[0] in events]
+    heads = [twin_id for twin_id in store.twin_heads() if twin_id.partition("/")[0] in events]
     by_institution = Counter(twin_id.partition("/")[0] for twin_id in heads)
     alerted = Counter(row.twin_id.partition("/")[0] for row in alerts)
-    beliefs = _chosen(binding, store, n_pages)
+    beliefs = _chosen(binding, store, set(heads), n_pages)
     check = predictive_check(binding, beliefs, OBSERVABLE)
     cohort = CohortReport(
         title="Lesions under atezolizumab or docetaxel: 628 patients of three trials",
@@ -67,6 +68,7 @@ def demo_report(
         checks=() if check is None else (check,),
         alerts_by_kind=tuple(sorted(Counter(row.kind for row in alerts).items())), notes=NOTES,
     )
+    beliefs += [believe(binding, twin_id, store.journal(twin_id)) for twin_id in also]
     index = write_report(folder, cohort, [patient_report(binding, belief, now) for belief in beliefs])
     skill_rows = [
         {
@@ -121,9 +123,9 @@ def _last_value(tables: Sequence[ForecastTable], floor: float) -> LastValue:
     return LastValue.learn(horizon, np.log(np.maximum(last, floor)), np.log(np.maximum(outcome, floor)))
 
 
-def _chosen(binding: Binding, store: TwinStore, n_pages: int) -> list[Belief]:
+def _chosen(binding: Binding, store: TwinStore, cohort: Collection[str], n_pages: int) -> list[Belief]:
     """Patients with most alerts and most events, so that the pages have something to show."""
     alerts = Counter(row.twin_id for row in store.alerts())
     heads = store.twin_heads()
-    ranked = sorted(heads, key=lambda twin_id: (-min(alerts[twin_id], 3), -heads[twin_id].version, twin_id))
+    ranked = sorted(cohort, key=lambda twin_id: (-min(alerts[twin_id], 3), -heads[twin_id].version, twin_id))
     return [believe(binding, twin_id, store.journal(twin_id)) for twin_id in ranked[:n_pages]]
