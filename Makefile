@@ -60,7 +60,7 @@ bench: $(VENV)/.dev kafka ## run every benchmark, peers in environments of their
 .PHONY: bench-spatial
 bench-spatial: $(VENV)/.dev ## sections and slides beside their peers, which want Python 3.12 (found, or PEER_PYTHON=...)
 	failed=""; \
-	for script in tests/benchmarks/bench_spatial_*.py tests/benchmarks/bench_slide_*.py; do \
+	for script in tests/benchmarks/bench_spatial_*.py tests/benchmarks/bench_slide*.py; do \
 	    echo "== $$script"; \
 	    $(BIN)/python -m "tests.benchmarks.$$(basename "$$script" .py)" || failed="$$failed $$script"; \
 	done; \

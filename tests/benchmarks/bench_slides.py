@@ -28,7 +28,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from PIL import Image
+from tests.benchmarks.record import record
 
+COMMAND = "python -m tests.benchmarks.bench_slides --side 20480 --grow 31622 100000 --image HE.jpg"
 CHUNK, SHARD, PIECE = 512, 4_096, 2_048
 MPP = 0.25
 AT_MOST, GOAL, MEMORY_MB, LINEAR, SPEED_UP = 4.0, 2.0, 600.0, 0.10, 1.7
@@ -164,8 +166,11 @@ def apart(slide: Path, folder: Path, workers: int, processes: bool = False, tile
     return found
 
 
-def verdict(what: str, figure: str, holds: bool, bar: str) -> None:
+def verdict(name: str, what: str, value: float, unit: str, figure: str, holds: bool, bar: str) -> None:
+    """Print and record one figure with its bar."""
     print(f"{'ok  ' if holds else 'MISS'} {what:46} {figure:>34}   bar: {bar}", flush=True)
+    note = f"{what}: {figure}; {'met' if holds else 'missed'}"
+    record(f"spatial/slides/{name}", round(value, 4), unit, bar=bar, command=COMMAND, note=note)
 
 
 def bench(args: argparse.Namespace, folder: Path) -> None:
@@ -178,19 +183,27 @@ def bench(args: argparse.Namespace, folder: Path) -> None:
     apart(slide, folder, 1, tile=args.tile)
     alone, one = apart(slide, folder, 0), apart(slide, folder, 1, tile=args.tile)
     ratio = one["cpu_s"] / alone["cpu_s"]
-    what = f"{one['cpu_s']:.1f} s / {alone['cpu_s']:.1f} s CPU = {ratio:.2f}"
-    verdict("all signatures against reading alone, CPU", what, ratio <= AT_MOST, f"{AT_MOST:g}, goal {GOAL:g}")
+    said = f"{args.side:,} pixels a side, {args.shuffle}, {args.image.name if args.image else 'generated H&E'}"
+    verdict(
+        "cpu", f"all signatures against reading alone, CPU ({said})", ratio, "1",
+        f"{one['cpu_s']:.1f} s / {alone['cpu_s']:.1f} s CPU = {ratio:.2f}", ratio <= AT_MOST,
+        f"at most {AT_MOST:g}, goal {GOAL:g}",
+    )  # fmt: skip
     two = apart(slide, folder, 2, tile=args.tile)
-    verdict("peak memory, 2 threads", f"{two['own_peak_mb']:.0f} MB", two["own_peak_mb"] < MEMORY_MB, "600 MB")
+    peak = two["own_peak_mb"]
+    bar = f"under {MEMORY_MB:g} MB"
+    verdict("memory/threads", "peak memory, 2 threads", peak, "MB", f"{peak:.0f} MB", peak < MEMORY_MB, bar)
     apiece = apart(slide, folder, 2, True, args.tile)
     over = apiece["peak_mb"] - apiece["idle_mb"]
-    verdict("peak memory, 2 processes, over idle", f"{over:.0f} MB", over < MEMORY_MB, "600 MB")
+    verdict("memory/processes", "peak memory, 2 processes, over idle", over, "MB", f"{over:.0f} MB",
+            over < MEMORY_MB, bar)
     for kind, found in (("threads", two), ("processes", apiece)):
         gain = one["wall_s"] / found["wall_s"]
         figure = f"{one['wall_s']:.1f} s / {found['wall_s']:.1f} s = {gain:.2f}"
-        verdict(f"2 workers against 1, {kind}", figure, gain >= SPEED_UP, f"{SPEED_UP:g}")
+        verdict(f"speed_up/{kind}", f"2 workers against 1, {kind}", gain, "1", figure, gain >= SPEED_UP,
+                f"at least {SPEED_UP:g}")
     same = one["n_nuclei"] == two["n_nuclei"] == apiece["n_nuclei"]
-    verdict("nuclei with 1 and 2 workers", f"{one['n_nuclei']:,.0f}", same, "identical")
+    verdict("nuclei", "nuclei with 1 and 2 workers", one["n_nuclei"], "1", f"{one['n_nuclei']:,.0f}", same, "identical")
     if args.grow:
         grow(args, folder, piece)
 
@@ -207,9 +220,19 @@ def grow(args: argparse.Namespace, folder: Path, piece: NDArray[np.uint8]) -> No
     small, large = found[0], found[-1]
     expected = small["wall_s"] * (args.grow[-1] / args.grow[0]) ** 2
     off = large["wall_s"] / expected - 1.0
-    verdict("time of the large against the small", f"{100 * off:+.1f} % of linear", off <= LINEAR, "10 %")
+    verdict(
+        "linear", f"time of {_size(args.grow[-1])} against {_size(args.grow[0])}", 1.0 + off, "1",
+        f"{100 * off:+.1f} % of linear", off <= LINEAR, "within 10 % of linear",
+    )  # fmt: skip
     more = large["own_peak_mb"] - small["own_peak_mb"]
-    verdict("peak memory of the large over the small", f"{more:+.0f} MB", more < 0.1 * small["own_peak_mb"], "the same")
+    verdict(
+        "memory/growth", f"peak memory of {_size(args.grow[-1])} over {_size(args.grow[0])}", more, "MB",
+        f"{more:+.0f} MB of {small['own_peak_mb']:.0f}", more < 0.1 * small["own_peak_mb"], "the same",
+    )  # fmt: skip
+
+
+def _size(side: int) -> str:
+    return f"{side * side / 1e9:.2g} gigapixels"
 
 
 def _piece(image: Path | None) -> NDArray[np.uint8]:
