@@ -101,7 +101,7 @@ $(VENV)/.runtime: $(VENV)/.uv requirements.lock pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.uv requirements-dev.lock pyproject.toml
-	@echo "installing the pinned packages and the test tools (1.7 GB on disk, a minute or two the first time) ..." >&2
+	@echo "installing the pinned packages and the test tools (3.1 GB on disk, a few minutes the first time) ..." >&2
 	$(call install,requirements-dev.lock)
 	@touch $@ $(VENV)/.runtime
 

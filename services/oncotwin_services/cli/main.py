@@ -35,6 +35,7 @@ _COMMANDS = {
     "section": ("spatial_commands", "Import a section of spatial omics: section import."),
     "slide": ("spatial_commands", "Import a stained slide: slide import."),
     "signatures": ("spatial_commands", "Compute all spatial signatures of a section or slide, with maps and a report."),
+    "radiomics": ("radiomics_command", "Compute radiomic features of a region in a volume (extra `radiomics`)."),
 }
 
 
