@@ -16,7 +16,10 @@ from PIL import Image
 
 from oncotwin.adapters.arrays.phantoms import write_section_folder
 from oncotwin.spatial.section_phantom import make_section
+from oncotwin.spatial.signature import Signature
 from oncotwin.spatial.slide_phantom import DIFFICULTIES, make_phantom
+from oncotwin.testing.patients import diameter, event_line
+from oncotwin_flows.section_worker import load_cohorts
 from oncotwin_services.cli import main
 
 
@@ -130,3 +133,47 @@ def test_what_cannot_be_imported_says_what_where_and_what_to_do(tmp_path: Path) 
 def test_help_names_the_commands() -> None:
     for words in (("section", "import"), ("slide", "import"), ("signatures",)):
         assert "--json" in run(*words, "--help").stdout
+
+
+def test_from_a_claim_to_the_twin_by_commands_alone(tmp_path: Path) -> None:
+    write_section_folder(make_section("excluded", np.random.default_rng(6), 16), tmp_path / "input")
+    run("section", "import", str(tmp_path / "input"), "--out", str(tmp_path / "arrays" / "A.zarr"))
+    claimed = as_json("claim", str(tmp_path / "arrays" / "A.zarr"))
+    assert set(claimed) == {"dataref", "datahash", "datasize"}
+    section = {"section": "A", "specimen": "S1", "panel": "all", "platform": "Visium", "pixel_size_um": 0.5}
+    told = event_line("omics.section", "s1", 60, section, **claimed)
+    lines = [diameter("d0", 0, 40.0), diameter("d1", 40, 36.0), told]
+    (tmp_path / "events.jsonl").write_bytes(b"\n".join(lines))
+    allowed = ("--arrays", (tmp_path / "arrays").as_uri())
+    assert as_json("ingest", "events.jsonl", *allowed)["accepted"] == 3
+    done = as_json("work", "--spatial", "--until-idle", *allowed)
+    assert done["n_sections"] == 1 and done["n_evidence"] >= 2 and done["n_rejected"] == 0
+    as_json("work", "--until-idle", "--ray", "in-process", *allowed)
+    run("report", "H1/p1", "--ray", "in-process", "--out", "page.html")
+    assert "Immune effect" in (tmp_path / "page.html").read_text()
+    assert "no array store is allowed" in run("work", "--spatial", code=2).stderr
+
+
+def test_a_cohort_of_sections(tmp_path: Path) -> None:
+    rng, folders = np.random.default_rng(5), []
+    for at in range(21):
+        entries = [
+            Signature(f"set{i}.share", float(v), "1", float(v), float(v), "source").as_json()
+            for i, v in enumerate(rng.uniform(0.2, 0.6, 10))
+        ]
+        entries.append({**entries[0], "name": "niche_0.share"})
+        folders.append(tmp_path / f"{at}.signatures")
+        folders[-1].mkdir()
+        content = {"kind": "section", "platform": "Visium", "signatures": entries}
+        (folders[-1] / "summary.json").write_text(json.dumps(content))
+    words = ("section", "cohort", *map(str, folders), "--name", "ours", "--for", "omics.section Visium")
+    (tmp_path / "cohorts").mkdir()
+    made = as_json(*words, "--out", "cohorts/visium.json")
+    assert (made["sections"], made["signatures"]) == (21, 10)
+    [(of, cohort)] = load_cohorts(tmp_path / "cohorts").items()
+    assert of == "omics.section Visium" and cohort.name == "ours"
+    assert "is there already" in run(*words, "--out", "cohorts/visium.json", code=2).stderr
+    wrong = run("section", "cohort", str(folders[0]), "--name", "x", "--for", "pathology.wsi H&E", "--out", "x", code=2)
+    assert "is of omics.section" in wrong.stderr
+    (folders[0] / "summary.json").write_text("{")
+    assert "is no summary of signatures" in run(*words, "--out", "y.json", code=2).stderr

@@ -13,7 +13,7 @@ _COMMANDS = {
     "convert": ("intake_commands", "Turn a trial's table into events."),
     "ingest": ("intake_commands", "Validate events and append them to the log."),
     "rejected": ("intake_commands", "List refused events, or send them again after mending."),
-    "work": ("stream_commands", "Run the assimilation flow: log -> twins -> store."),
+    "work": ("stream_commands", "Run the assimilation flow: log -> twins -> store; or that of sections (--spatial)."),
     "status": ("stream_commands", "Show where things live, the lag, and what the store holds."),
     "alerts": ("stream_commands", "List alerts: what was seen, since when, what to measure next."),
     "export": ("stream_commands", "Write estimates, innovations and forecasts as Parquet."),
@@ -34,6 +34,7 @@ _COMMANDS = {
     "backtest": ("learning_commands", "Rolling-origin evaluation of a model version."),
     "section": ("spatial_commands", "Import a section of spatial omics: section import."),
     "slide": ("spatial_commands", "Import a stained slide: slide import."),
+    "claim": ("spatial_commands", "Print hash and size of a section or slide, for the event that announces it."),
     "signatures": ("spatial_commands", "Compute all spatial signatures of a section or slide, with maps and a report."),
     "radiomics": ("radiomics_command", "Compute radiomic features of a region in a volume (extra `radiomics`)."),
 }

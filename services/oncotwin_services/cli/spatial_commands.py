@@ -200,6 +200,28 @@ def signatures(
     return 0
 
 
+@click.command()
+@click.argument("stored", type=_STORED, metavar="SECTION.zarr|SLIDE.zarr")
+@click.option("--dataref", help="Address under which the flow finds it; by default that of the folder itself.")
+@command_options
+def claim(stored: Path, dataref: str | None, settings: Settings, as_json: bool) -> int:
+    """Print dataref, datahash and datasize of an array, to be put into the event that announces it.
+
+    The hash is over all files, so that an array that changes afterwards is refused.
+    """
+    from oncotwin.adapters.arrays.manifest import read_manifest
+    from oncotwin.domain.claim import manifest_hash
+
+    kind_of(stored)
+    entries = read_manifest(stored)
+    result = {
+        "dataref": dataref or stored.absolute().as_uri(), "datahash": manifest_hash(entries),
+        "datasize": sum(one.n_bytes for one in entries),
+    }
+    _say(f"claim check of {stored.name}", result, as_json)
+    return 0
+
+
 def kind_of(stored: Path) -> str:
     """`section` or `slide`, by what a folder's own header says.
 
