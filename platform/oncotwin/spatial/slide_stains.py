@@ -135,7 +135,7 @@ def fit_stains(sample: PixelSample, tissue: TissueModel) -> StainModel:
     fixed = fixed / np.linalg.norm(fixed, axis=1, keepdims=True)
     table = optical_table(tissue.white, 1)
     od = np.stack([table[c][sample.levels[:, c]] for c in range(3)], axis=1)
-    ink = _inks(od)
+    ink = _inks(np.ascontiguousarray(od, dtype=np.int32))
     od_kept = od[(od[:, 1] >= _LEAST_OD * OD_STEPS) & ~ink]
     if len(od_kept) < _LEAST_PIXELS:
         return StainModel(fixed, "fixed", f"only {len(od_kept)} of {len(od)} sampled pixels hold stain")
@@ -166,8 +166,12 @@ def _degrees(one: FloatArray, other: FloatArray) -> float:
     return float(np.degrees(np.arccos(np.clip(one @ other, -1.0, 1.0))))
 
 
+@njit(types.boolean[::1](types.int32[:, ::1]), cache=True, nogil=True)
 def _inks(od: NDArray[np.int32]) -> NDArray[np.bool_]:
-    return np.array([flags_of(r, g, b, 0) == PEN for r, g, b in od.tolist()], dtype=np.bool_)
+    found = np.empty(len(od), np.bool_)
+    for k in range(len(od)):
+        found[k] = flags_of(od[k, 0], od[k, 1], od[k, 2], np.int32(0)) == PEN
+    return found
 
 
 def separate(image: ByteImage, tissue: TissueModel, stains: StainModel, factor: int) -> StainedBlock:

@@ -18,6 +18,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from oncotwin.adapters.arrays.shard_reader import ShardReader, shard_reader
 from oncotwin.adapters.arrays.zarr_check import CheckedZarr, check_zarr
 from oncotwin.domain.claim import ArrayError
 
@@ -62,17 +63,22 @@ class StoredSlide:
 
     def read(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
         """Red, green and blue of some rows and columns: (3, rows, columns), contiguous."""
-        wanted = {"y": rows, "x": columns, "c": slice(None)}
-        array = _opened(self.folder, self.path, self.stamp)
-        block = np.asarray(array[tuple(wanted.get(axis, 0) for axis in self.axes)])
+        wanted = {"y": rows, "x": columns, "c": slice(0, 3)}
+        array, reader = _opened(self.folder, self.path, self.stamp)
+        if reader is not None:
+            block = reader.read(tuple(wanted.get(axis, slice(0, 1)) for axis in self.axes))
+            block = block.reshape([n for n, axis in zip(block.shape, self.axes, strict=True) if axis in wanted])
+        else:
+            block = np.asarray(array[tuple(wanted.get(axis, 0) for axis in self.axes)])
         left = [axis for axis in self.axes if axis in wanted]
         return np.ascontiguousarray(block.transpose([left.index(axis) for axis in ("c", "y", "x")]))
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: str, path: str, stamp: int) -> Any:
+def _opened(folder: str, path: str, stamp: int) -> tuple[Any, ShardReader | None]:
     """Opened once in each process; consolidated headers were not checked and are not used."""
-    return zarr.open_group(folder, mode="r", use_consolidated=False)[path]
+    array: Any = zarr.open_group(folder, mode="r", use_consolidated=False)[path]
+    return array, shard_reader(array, Path(folder, path))
 
 
 def open_slide(folder: Path) -> StoredSlide:
@@ -100,7 +106,7 @@ def open_slide(folder: Path) -> StoredSlide:
             "bad_slide", f"axes {list(names)} of shape {list(header.shape)} are no plane in colour", folder.name,
             "send one plane: c, y and x, any other axis of length 1",
         )
-    array = _opened(place := str(folder.resolve()), path, stamp := _stamp(folder))
+    array, _ = _opened(place := str(folder.resolve()), path, stamp := _stamp(folder))
     if sizes["c"] != 3 or array.dtype != np.uint8:
         raise ArrayError(
             "bad_slide", f"{sizes['c']} channels of {array.dtype} are no stained slide", folder.name,
