@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from tests.benchmarks.bench_spatial_statistics import (
     squidpy,
     verdict,
 )
-from tests.benchmarks.record import record
+from tests.benchmarks.record import peak_memory_mb, record
 
 from oncotwin.adapters.arrays.cell_tiles import ROWS_AT_ONCE, enrichment_of_tiles, sort_into_tiles
 from oncotwin.adapters.arrays.engine import open_engine
@@ -166,7 +165,7 @@ def work_on_disk(folder: Path, n_workers: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     return {
         "seconds": seconds, "sorted_in": sorted_in, "n_tiles": tiles.n_tiles,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        "peak_mb": peak_memory_mb(),
         "ids": ids.tolist(), "neighbours": neighbours.tolist(), "counts": found.counts.tolist(), "z": found.z.tolist(),
     }
 

@@ -58,6 +58,15 @@ def record(
     fresh.replace(FIGURES)
 
 
+def peak_memory_mb() -> float:
+    """Largest resident memory of this program so far.
+
+    Not by getrusage: its figure outlives exec, so that a small child of a large parent would answer with the parent's.
+    """
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
+
+
 def machine() -> str:
     """Processor, cores, memory and Python of this machine, without its name."""
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
