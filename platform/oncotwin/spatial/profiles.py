@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,8 @@ LAYERS_UM = np.array([-np.inf, -500.0, -100.0, 100.0, 500.0, np.inf])
 """Five layers: core, inner margin, interface, outer margin, far stroma. The margin's 500 um are the field's; the
 interface's 100 um are the half pitch of the coarsest platform served, 200 um."""
 LAYER_NAMES = ("core", "inner margin", "interface", "outer margin", "far stroma")
+AT_ONCE = 1 << 16
+"""Cells whose sums are made at once."""
 _QUANTILES = (0.05, 0.95)
 
 
@@ -96,6 +100,16 @@ def profile_sums(
         raise ConfigurationError(
             f"edges {np.asarray(edges_um).tolist()} must increase, and a square's side ({square_um} um) be positive"
         )
+    pieces = [slice(first, first + AT_ONCE) for first in range(0, max(len(places_um), 1), AT_ONCE)]
+    return reduce(
+        add, (_piece_sums(places_um[at], distance_um[at], scores[at], edges_um, square_um) for at in pieces)
+    )
+
+
+def _piece_sums(
+    places_um: FloatArray, distance_um: FloatArray, scores: FloatArray, edges_um: FloatArray, square_um: float
+) -> ProfileSums:
+    """Sums of some cells: what is made on the way is several times as large as they."""
     layer = np.searchsorted(edges_um, distance_um, side="right") - 1
     # The outermost edges may be infinite: what has no other class at all lies in no layer.
     used = np.isfinite(distance_um) & (layer >= 0) & (layer < len(edges_um) - 1)

@@ -51,11 +51,14 @@ def border_signatures(
     """
     held = values.copy()
     held[cell_quality(values, rule) != USABLE] = 0
-    found = classify_cells(_sums_around(held), grid, rule)
+    glass = classify_cells(held, grid, rule) == GLASS
+    _add_around(held)
+    found = classify_cells(held, grid, rule)
+    del held
     regions = np.full(found.shape, OUTSIDE, np.int8)
     regions[found == TUMOUR] = INSIDE
     # A cell belongs to the tissue if it holds some itself: sums around reach over the tissue's edge.
-    regions[(classify_cells(held, grid, rule) == GLASS) | (found == GLASS) | (found == UNUSABLE)] = NOT_TISSUE
+    regions[glass | (found == GLASS) | (found == UNUSABLE)] = NOT_TISSUE
     sizes = [int(np.count_nonzero(regions == one)) for one in (INSIDE, OUTSIDE)]
     if min(sizes) < LEAST_CELLS:
         return [], (
@@ -75,12 +78,16 @@ def border_signatures(
     return made + layer_signatures(["immune_like"], immune, distance, places, scale, seed), ""
 
 
-def _sums_around(values: IntArray) -> IntArray:
-    """Sums over each cell and its eight neighbours; beyond the edge there is nothing."""
-    rows, columns, _ = values.shape
-    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)))
-    total = np.zeros_like(values)
-    for i in range(3):
-        for j in range(3):
-            total += padded[i : i + rows, j : j + columns]
-    return total
+def _add_around(values: IntArray) -> None:
+    """Add to each cell its eight neighbours, in place; beyond the edge there is nothing."""
+    for row in values:
+        own = row.copy()
+        row[1:] += own[:-1]
+        row[:-1] += own[1:]
+    above = np.zeros_like(values[0])
+    for at in range(len(values)):
+        own = values[at].copy()
+        values[at] += above
+        if at + 1 < len(values):
+            values[at] += values[at + 1]
+        above = own

@@ -153,9 +153,6 @@ def estimate_slide(
         raise ConfigurationError(
             f"no usable tissue among {usable.size} map cells ({kept_out} kept out); scan it again"
         )
-    kinds = [classes[..., None] == np.array(list(CLASS_NAMES)), quality[..., None] == np.array(list(QUALITY_NAMES))]
-    kinds[0] &= usable[..., None]
-    columns = np.concatenate([np.where(usable[..., None], values, 0), *kinds], axis=2, dtype=np.int64)
     readings, names = _readings(), (*CLASS_NAMES.values(), *QUALITY_NAMES.values())
 
     def read(_: FloatArray, sums: FloatArray) -> FloatArray:
@@ -165,7 +162,16 @@ def estimate_slide(
         return np.array([one.read(totals) for one in readings])
 
     side = max(1, round(SQUARE_UM / (cell * grid.pixel_um)))
-    found = bootstrap(_by_square(columns, usable | (quality != USABLE), side), read, seed)
+    parts = []
+    # Whole rows of squares at a time: all columns of a large map at once would be several maps.
+    for first in range(0, len(values), side):
+        rows = slice(first, first + side)
+        columns = _columns(values[rows], classes[rows], quality[rows], usable[rows])
+        parts.append(_by_square(columns, (usable | (quality != USABLE))[rows], first, side))
+    found = bootstrap(
+        ProfileSums(*(np.concatenate([getattr(part, one) for part in parts]) for one in ("squares", "counts", "sums"))),
+        read, seed,
+    )  # fmt: skip
     return [
         signature_of(
             one.name, found, at, one.unit, one.source,
@@ -175,14 +181,21 @@ def estimate_slide(
     ]  # fmt: skip
 
 
-def _by_square(columns: IntArray, held: NDArray[np.bool_], side: int) -> ProfileSums:
-    """Sums over squares of so many cells; squares without a held cell are left out."""
+def _columns(values: IntArray, classes: ByteArray, quality: ByteArray, usable: NDArray[np.bool_]) -> IntArray:
+    """Fields of usable cells, and of all cells whether they are of each class and quality."""
+    kinds = [classes[..., None] == np.array(list(CLASS_NAMES)), quality[..., None] == np.array(list(QUALITY_NAMES))]
+    kinds[0] &= usable[..., None]
+    return np.concatenate([np.where(usable[..., None], values, 0), *kinds], axis=2, dtype=np.int64)
+
+
+def _by_square(columns: IntArray, held: NDArray[np.bool_], first: int, side: int) -> ProfileSums:
+    """Sums over squares of so many cells, of one row of squares; squares without a held cell are left out."""
     row, column = np.nonzero(held)
-    squares, place = np.unique(np.column_stack([row // side, column // side]), axis=0, return_inverse=True)
-    counts, sums = np.zeros((len(squares), 1), np.int64), np.zeros((len(squares), 1, columns.shape[2]), np.int64)
-    np.add.at(counts[:, 0], place.ravel(), 1)
-    np.add.at(sums[:, 0], place.ravel(), columns[row, column])
-    return ProfileSums(squares, counts, sums)
+    numbers, place = np.unique(column // side, return_inverse=True)
+    counts, sums = np.zeros((len(numbers), 1), np.int64), np.zeros((len(numbers), 1, columns.shape[2]), np.int64)
+    np.add.at(counts[:, 0], place, 1)
+    np.add.at(sums[:, 0], place, columns[row, column])
+    return ProfileSums(np.column_stack([np.full(len(numbers), first // side), numbers]), counts, sums)
 
 
 def _divided(part: float, whole: float) -> float:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oncotwin.spatial.profiles import Estimate, bootstrap, profile_sums
+from oncotwin.spatial.profiles import AT_ONCE, Estimate, ProfileSums, bootstrap, profile_sums
 from oncotwin.spatial.signature import Signature
 
 FloatArray = NDArray[np.float64]
@@ -56,12 +58,19 @@ def ratio_signatures(ratios: list[Ratio], places_um: FloatArray, square_um: floa
     if not ratios:
         return []
     n = len(ratios)
-    columns = np.column_stack([*(one.part for one in ratios), *(one.whole for one in ratios)]).astype(np.float64)
-    sums = profile_sums(places_um, np.zeros(len(places_um)), columns, _EVERYWHERE, square_um)
+    columns = [*(one.part for one in ratios), *(one.whole for one in ratios)]
+    pieces = [slice(first, first + AT_ONCE) for first in range(0, max(len(places_um), 1), AT_ONCE)]
+    sums = reduce(add, (_sums(places_um[at], [column[at] for column in columns], square_um) for at in pieces))
     found = bootstrap(sums, lambda _, total: _divided(total[0, :n], total[0, n:]), seed)
     return [
         signature_of(one.name, found, at, one.unit, one.source, one.factor, one.note) for at, one in enumerate(ratios)
     ]
+
+
+def _sums(places_um: FloatArray, columns: list[FloatArray], square_um: float) -> ProfileSums:
+    """Of some cells: side by side the columns of all would be several times as large as a map."""
+    stacked = np.column_stack(columns).astype(np.float64)
+    return profile_sums(places_um, np.zeros(len(places_um)), stacked, _EVERYWHERE, square_um)
 
 
 def signature_of(

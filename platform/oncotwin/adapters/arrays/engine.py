@@ -44,6 +44,10 @@ _QUIET = {
     "distributed.comm.timeouts.connect": "60s",
     # It is bound there; Dask would name the machine's outer address.
     "distributed.dashboard.link": "http://127.0.0.1:{port}/status",
+    # Dask asks the allocator to give every freed array back at once; the next block's are then new pages, which the
+    # kernel has to clear: half as much work again for a slide. 32 MiB is the largest that is not mapped apart.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 28,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
     # Memory is bounded by the blocks in flight; Dask's own spilling and killing would only get in the way.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
