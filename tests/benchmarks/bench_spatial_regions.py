@@ -61,6 +61,7 @@ class Section:
 
     points: Array
     totals: IntArray
+    genes_seen: IntArray
     counts: Mapping[str, IntArray]
     labels: NDArray[np.str_]
 
@@ -78,7 +79,9 @@ class Section:
     def features(self) -> Array:
         """Features of the classifier."""
         ids = np.arange(len(self.points))
-        return spot_features(ids, self.points, ids, {name: self.counts[name] for name in SETS}, self.totals)
+        return spot_features(
+            ids, self.points, ids, {name: self.counts[name] for name in SETS}, self.totals, self.genes_seen
+        )
 
 
 def read_section(folder: Path, name: str) -> Section:
@@ -94,7 +97,7 @@ def read_section(folder: Path, name: str) -> Section:
     kept = np.array([not reason for reason in refusals(measures, section_limits(measures))])
     covered = coverages(symbols, gene_sets())
     own = {each: counts[kept][:, one.columns].sum(axis=1) for each, one in covered.items()}
-    return Section(places[kept], measures.n_counts[kept], own, labels[kept])
+    return Section(places[kept], measures.n_counts[kept], measures.n_genes[kept], own, labels[kept])
 
 
 def judge_scores(sections: Mapping[str, Section]) -> None:

@@ -1,10 +1,10 @@
 """Probability that a spot is tumour: a logistic model of what its neighbourhood's counts are made of.
 
 Features of a spot: for each set of the model and each of its windows (the spot alone, its next neighbours, and wider)
-the logarithm of the set's share of all counts, and for each window the logarithm of the counts a spot. Each feature is
-brought to mean nil and standard deviation one over its own section, which takes away what differs between sections
-(depth, panel, tissue) at a price: the probability is relative to the section, and a section that is all tumour, or
-has none, is divided all the same.
+the logarithm of the set's share of all counts, and for each window the logarithm of the counts a spot; and of the spot
+itself how many genes were seen. Each feature is brought to mean nil and standard deviation one over its own section,
+which takes away what differs between sections (depth, panel, tissue) at a price: the probability is relative to the
+section, and a section that is all tumour, or has none, is divided all the same.
 
 A spot is a mixture of cells. The model was taught a pathologist's regions, so "tumour" means that the spot lies in a
 region of invasive or in-situ carcinoma, not that all its cells are cancer cells.
@@ -35,7 +35,8 @@ Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 SETS = (
-    "adipose", "emt", "endothelium", "hypoxia", "immune", "proliferation", "stroma", "tumour_epithelium",
+    "adipose", "breast_ducts", "emt", "endothelium", "her2_amplicon", "hypoxia", "immune", "proliferation", "stroma",
+    "tumour_epithelium",
 )
 BANDWIDTHS = (0.1, 0.8, 1.5)
 """In pitches; the window of the first holds the spot alone."""
@@ -74,7 +75,7 @@ class TumourModel:
 
 def feature_names() -> list[str]:
     """Names of the features, in the order of their columns."""
-    return [f"{what}.{width}" for width in BANDWIDTHS for what in ("depth", *SETS)]
+    return [*(f"{what}.{width}" for width in BANDWIDTHS for what in ("depth", *SETS)), "genes_seen"]
 
 
 def shipped_model() -> TumourModel:
@@ -92,7 +93,8 @@ def shipped_model() -> TumourModel:
 
 
 def spot_features(
-    ids: IntArray, points: Array, own: IntArray, set_counts: Mapping[str, IntArray], totals: IntArray
+    ids: IntArray, points: Array, own: IntArray, set_counts: Mapping[str, IntArray], totals: IntArray,
+    genes_seen: IntArray,
 ) -> Array:
     """Features (n_own, n_features) of a block's own spots.
 
@@ -102,6 +104,7 @@ def spot_features(
         set_counts: (n_held,) counts of each of `SETS`; a set that the panel does not cover is left out, and its
             features are nil everywhere.
         totals: (n_held,) counts of all genes, positive.
+        genes_seen: (n_held,) genes with a count.
     Raises:
         ConfigurationError: a spot has no counts, or see `make_windows`.
     """
@@ -114,7 +117,7 @@ def spot_features(
         sums = make_windows(ids, points, own, width).sums(columns)
         made.append(np.log(sums[:, 1] / sums[:, 0])[:, None])
         made.append(np.log1p(_PER * sums[:, 2:] / sums[:, 1:2]))
-    return np.hstack(made)
+    return np.hstack([*made, np.log(genes_seen[own])[:, None]])
 
 
 def feature_sums(features: Array) -> FeatureSums:

@@ -10,6 +10,7 @@ from oncotwin.spatial.gene_names import known_names
 from oncotwin.spatial.gene_sets import GeneSet, gene_sets
 
 WANTED = {
+    "breast_ducts", "her2_amplicon",
     "adipose", "cytotoxicity", "emt", "endothelium", "exhaustion", "hypoxia", "immune", "proliferation", "stemness",
     "stroma", "tumour_epithelium",
 }

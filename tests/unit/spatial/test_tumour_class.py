@@ -44,7 +44,7 @@ def a_section(n: int = 15, seed: int = 3) -> tuple[Array, dict[str, IntArray], I
 def test_features_are_logarithms_of_kernel_sums() -> None:
     points, counts, totals = a_section()
     ids = np.arange(len(points))
-    found = spot_features(ids, points, ids, counts, totals)
+    found = spot_features(ids, points, ids, counts, totals, totals // 3)
     assert found.shape == (len(ids), len(feature_names()))
     away = cdist(points, points)
     for width in BANDWIDTHS:
@@ -54,12 +54,13 @@ def test_features_are_logarithms_of_kernel_sums() -> None:
         for name in SETS:
             share = np.log1p(1e4 * (weights @ counts[name]) / (weights @ totals))
             np.testing.assert_allclose(found[:, feature_names().index(f"{name}.{width}")], share, rtol=1e-12)
+    np.testing.assert_allclose(found[:, feature_names().index("genes_seen")], np.log(totals // 3), rtol=1e-12)
 
 
 def test_a_model_of_sklearns_says_the_same() -> None:
     points, counts, totals = a_section()
     ids = np.arange(len(points))
-    features = spot_features(ids, points, ids, counts, totals)
+    features = spot_features(ids, points, ids, counts, totals, totals // 3)
     labels = points[:, 0] > 7
     scaler = StandardScaler().fit(features)
     scaled = scaler.transform(features)
@@ -74,7 +75,7 @@ def test_a_model_of_sklearns_says_the_same() -> None:
 def test_no_block_changes_a_bit(size: int) -> None:
     points, counts, totals = a_section()
     ids = np.arange(len(points))
-    whole = spot_features(ids, points, ids, counts, totals)
+    whole = spot_features(ids, points, ids, counts, totals, totals // 3)
     expected = tumour_probability(whole, feature_sums(whole), shipped_model())
     order = np.random.default_rng(5).permutation(ids)
     parts, sums = [], []
@@ -82,7 +83,7 @@ def test_no_block_changes_a_bit(size: int) -> None:
         own = np.sort(own)
         held = ids[cdist(points, points[own]).min(axis=1) <= 3 * WIDEST_BANDWIDTH + 1e-9]
         block = {name: column[held] for name, column in counts.items()}
-        made = spot_features(held, points[held], np.searchsorted(held, own), block, totals[held])
+        made = spot_features(held, points[held], np.searchsorted(held, own), block, totals[held], totals[held] // 3)
         assert np.array_equal(made, whole[own])
         parts.append((own, made))
         sums.append(feature_sums(made))
@@ -101,7 +102,8 @@ def test_the_tumour_of_a_generated_section_is_found(pattern: str) -> None:
         for name in SETS
     }
     ids = np.arange(int(kept.sum()))
-    features = spot_features(ids, made.places_um[kept] / 100.0, ids, counts, made.counts[kept].sum(axis=1))
+    own = made.counts[kept]
+    features = spot_features(ids, made.places_um[kept] / 100.0, ids, counts, own.sum(axis=1), (own > 0).sum(axis=1))
     found = tumour_probability(features, feature_sums(features), shipped_model())
     truth = np.array(made.region)[kept] == "tumour"
     assert roc_auc_score(truth, found) > 0.9
@@ -111,7 +113,7 @@ def test_a_set_that_is_not_covered_says_nothing() -> None:
     points, counts, totals = a_section()
     ids = np.arange(len(points))
     del counts["adipose"]
-    features = spot_features(ids, points, ids, counts, totals)
+    features = spot_features(ids, points, ids, counts, totals, totals // 3)
     scaled = standardised(features, feature_sums(features))
     assert not scaled[:, [at for at, name in enumerate(feature_names()) if name.startswith("adipose")]].any()
     assert np.isfinite(tumour_probability(features, feature_sums(features), shipped_model())).all()
@@ -126,6 +128,6 @@ def test_what_does_not_fit_is_refused() -> None:
     points, counts, totals = a_section(3)
     totals[4] = 0
     with pytest.raises(ConfigurationError, match="spot 4 has no counts"):
-        spot_features(np.arange(9), points, np.arange(9), counts, totals)
+        spot_features(np.arange(9), points, np.arange(9), counts, totals, totals)
     with pytest.raises(ConfigurationError, match="at least one"):
         merge_feature_sums([])

@@ -108,7 +108,10 @@ def section_with_counts(
     _add_quality(found, quality)
     write_sorted(
         scratch, rows, order, measures.n_genes,
-        {"points_um": found.points_um, "totals": totals, "set_counts": set_counts}, len(panel.names),
+        {
+            "points_um": found.points_um, "totals": totals, "genes_seen": measures.n_genes[order],
+            "set_counts": set_counts,
+        }, len(panel.names),
     )
     n, pitch = len(order), found.scale.pitch_um
     at_once = min(CELLS_AT_ONCE, choices.most_rows)

@@ -155,7 +155,7 @@ def _features(block: SortedBlock, columns: dict[str, int]) -> FloatArray:
     counts = cells.set_counts[held]
     return spot_features(
         held, cells.points_um[held] / block.pitch_um, own, {name: counts[:, at] for name, at in columns.items()},
-        cells.totals[held],
+        cells.totals[held], cells.genes_seen[held],
     )
 
 

@@ -61,6 +61,7 @@ class SortedCells:
     Attributes:
         points_um: (n, 2).
         totals: (n,) int64 counts of all genes.
+        genes_seen: (n,) int64 genes with a count.
         set_counts: (n, n_sets) int64 counts of each scored set.
         n_genes: width of the panel.
     """
@@ -68,6 +69,7 @@ class SortedCells:
     def __init__(self, folder: str) -> None:
         self.points_um: FloatArray = _load(folder, "points_um")
         self.totals: IntArray = _load(folder, "totals")
+        self.genes_seen: IntArray = _load(folder, "genes_seen")
         self.set_counts: IntArray = _load(folder, "set_counts")
         self.n_genes = int(_load(folder, "n_genes")[0])
         self._starts: IntArray = _load(folder, "starts")
@@ -211,7 +213,7 @@ def write_sorted(
         rows: all rows of the stored section.
         order: (n_cells,) row of each cell along the curve.
         n_genes_seen: (n_rows,) genes with at least one count, of every row.
-        columns: ``points_um``, ``totals`` and ``set_counts``, along the curve.
+        columns: ``points_um``, ``totals``, ``genes_seen`` and ``set_counts``, along the curve.
         n_genes: width of the panel.
     """
     for name, values in (*columns.items(), ("n_genes", np.array([n_genes]))):
