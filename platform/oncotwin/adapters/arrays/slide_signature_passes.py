@@ -42,7 +42,7 @@ ENOUGH_STAINED = 20_000
 ONE_PIXEL_IN = 16
 _STAINED_LEVEL = 170
 """Of green, from which on down a pixel holds 0.15 OD on glass of 240."""
-BAND = 2_048
+BAND = 1_024
 """Raw pixels from top to bottom of a band: a multiple of the chunks' side."""
 TILES_HIGH = 2
 """Tiles that are read in one go, one above the other."""
