@@ -94,6 +94,16 @@ def test_a_count_table_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert root == {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 
 
+def test_the_first_printed_arrays_have_a_known_pitch_and_a_folder_of_several_is_asked_for_one(tmp_path: Path) -> None:
+    count_table(tmp_path)
+    assert import_section(tmp_path, tmp_path / "a.zarr").um_per_unit == 200.0
+    table = tmp_path / "ST-cnts" / "A1.tsv.gz"
+    (tmp_path / "ST-cnts" / "B2.tsv.gz").write_bytes(table.read_bytes())
+    assert import_section(tmp_path, tmp_path / "b.zarr", section="B2").n_rows == 60
+    assert "A1, B2" in rejected(tmp_path, "several_sections", tmp_path.name)
+    assert "A1, B2" in rejected(tmp_path, "not_found", tmp_path.name, section="C3")
+
+
 def test_spot_file_and_labels_beside_a_count_table_are_used(tmp_path: Path) -> None:
     path = count_table(tmp_path)
     (tmp_path / "ST-spotfiles").mkdir()
@@ -225,8 +235,7 @@ def test_hostile_count_tables(tmp_path: Path) -> None:
     words = np.full((60, 23), "a", dtype=object)
     rejected(count_table(tmp_path, words), "bad_text", "no number")
     rejected(count_table(tmp_path), "no_common_gene", expected_genes=frozenset({"CD8A"}))
-    rejected(count_table(tmp_path), "no_pixel_size", um_per_unit=None)
-    rejected(tmp_path, "several_sections", "ST-cnts/A1.tsv.gz")
+    rejected(count_table(tmp_path, spots=[*SPOTS[:-1], "60x3"]), "no_pixel_size", um_per_unit=None)
     path = count_table(tmp_path)
     path.write_bytes(path.read_bytes()[:-50])
     rejected(path, "bad_text", "decompressed")

@@ -52,17 +52,20 @@ def _new_folder() -> Iterator[None]:
     help="Micrometres in one unit of the input's coordinates (pitch of the spots, size of a pixel), where it does not "
     "say so itself.",
 )
+@click.option("--section", "name", help="Which section, where SOURCE holds several, such as A1.")
 @click.option(
     "--only", multiple=True, metavar="COLUMN=VALUE", help="Rows of a table of cells to keep, such as image_number=3."
 )
 @command_options
 def import_section_command(
-    source: Path, out: Path, um_per_unit: float | None, only: tuple[str, ...], settings: Settings, as_json: bool
+    source: Path, out: Path, um_per_unit: float | None, name: str | None, only: tuple[str, ...], settings: Settings,
+    as_json: bool,
 ) -> int:
     """Turn SOURCE into AnnData-Zarr, and the picture beside it, where there is one, into OME-Zarr (NAME.image.zarr).
 
     SOURCE is a folder of 10x Space Ranger, an AnnData file (.h5ad) or folder (.zarr), a folder of SpatialData or one of
-    its tables, a count table of spots by genes (ST-cnts/NAME.tsv.gz), or a table of cells with coordinates (CSV).
+    its tables, a count table of spots by genes (ST-cnts/NAME.tsv.gz) or the folder of such tables, or a table of cells
+    with coordinates (CSV).
 
     What is damaged or hostile is refused, and said why; nothing is left behind then.
     """
@@ -77,7 +80,7 @@ def import_section_command(
             advance(n_rows - seen)
             seen = n_rows
 
-        made = import_section(source, out, um_per_unit, only=wanted, progress=told)
+        made = import_section(source, out, um_per_unit, section=name, only=wanted, progress=told)
     result = {"section": str(out), **asdict(made), "image": None if made.image is None else str(made.image)}
     _say("section", result, as_json)
     return 0
@@ -143,13 +146,14 @@ def import_slide_command(
 @click.option("--workers", type=click.IntRange(min=1), help="Workers; by default one for each processor.")
 @click.option("--processes", is_flag=True, help="Workers as processes instead of threads.")
 @click.option("--niches", type=click.IntRange(min=1), help="Number of niches; by default it is chosen.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random draws.")
 @click.option("--classes", help="Text column with the cells' classes.")
 @click.option("--tumour", multiple=True, metavar="CLASS", help="Class that is tumour; repeatable.")
 @click.option("--vessel", multiple=True, metavar="CLASS", help="Class that is vessels; repeatable.")
 @click.option("--immune", multiple=True, metavar="CLASS", help="Class that is immune cells; repeatable.")
 @command_options
 def signatures(
-    stored: Path, out: Path | None, tile: int, workers: int | None, processes: bool, niches: int | None,
+    stored: Path, out: Path | None, tile: int, workers: int | None, processes: bool, niches: int | None, seed: int,
     classes: str | None, tumour: tuple[str, ...], vessel: tuple[str, ...], immune: tuple[str, ...], settings: Settings,
     as_json: bool,
 ) -> int:
@@ -176,12 +180,13 @@ def signatures(
             if kind == "slide":
                 from oncotwin.adapters.arrays.slide_signatures import slide_signatures
 
-                slide_signatures(stored, folder, tile=tile, engine=engine)
+                slide_signatures(stored, folder, tile=tile, seed=seed, engine=engine)
             else:
                 from oncotwin.adapters.arrays.section_signatures import section_signatures
 
                 section_signatures(
-                    stored, folder, n_niches=niches, engine_run=partial(engine.run, fingerprint=_stamp(stored)),
+                    stored, folder, n_niches=niches, seed=seed,
+                    engine_run=partial(engine.run, fingerprint=_stamp(stored)),
                     class_column=classes, tumour_classes=tumour, vessel_classes=vessel, immune_classes=immune,
                 )
         except OncotwinError:

@@ -20,6 +20,10 @@ _X = ("x", "cell_x", "x_centroid", "X_centroid", "x_um", "CenterX_global_px")
 _Y = ("y", "cell_y", "y_centroid", "Y_centroid", "y_um", "CenterY_global_px")
 _ID = ("cell_id", "id", "cell", "barcode", "CellID")
 _IMAGE = ("image_number", "image", "image_id", "ImageNumber", "fov", "section", "sample", "sample_id")
+PITCH_UM = 200.0
+"""Between neighbouring spots of the printed array of Ståhl et al. 2016, doi:10.1126/science.aaf2403."""
+ARRAY_SIDE = 36
+"""That array has 33 columns and 35 rows; later ones, of another pitch, have more."""
 _CLASSES = frozenset({"cell_type", "type", "label", "cluster", "phenotype", "niche", *_IMAGE, "patient_id"})
 
 
@@ -28,8 +32,9 @@ def read_spot_table(counts: Path) -> SectionSource:
 
     Rows are named by their place on the array, such as `10x13`. Where `../ST-spotfiles/A1_selection.tsv` lies beside
     it, coordinates are the adjusted ones of that file, in units of the array's pitch, and pixels are kept as columns;
-    otherwise they are the names' own. Labels come from `../ST-pat/lbl/A1_labeled_coordinates.tsv` where it is there,
-    and the picture from `../ST-imgs/A/A1/*.jpg`.
+    otherwise they are the names' own. Where all places fit the array of Ståhl et al. the unit is its 200 um. Labels
+    come from `../ST-pat/lbl/A1_labeled_coordinates.tsv` where it is there, and the picture from
+    `../ST-imgs/A/A1/*.jpg`.
 
     Raises:
         ArrayError: `bad_text`, `missing_column`, `duplicate_id`, or `unknown_spot` for a row without a place.
@@ -52,8 +57,20 @@ def read_spot_table(counts: Path) -> SectionSource:
     blocks = _spot_blocks(counts, len(header) - 1, spots, labels)
     picture = _picture(beside / "ST-imgs" / section[:1] / section, spots or {})
     return SectionSource(
-        counts.name, "spatial transcriptomics array", header[1:], None, text, None, blocks, image=picture
+        counts.name, "spatial transcriptomics array", header[1:], None, text, _pitch_um(counts), blocks, image=picture
     )
+
+
+def _pitch_um(counts: Path) -> float | None:
+    """The pitch of the first printed arrays where every spot has a place on one; None for any other array."""
+    with open_text(counts) as file:
+        lines = read_lines(file, counts.name)
+        next(lines, None)
+        for at, line in enumerate(lines, start=2):
+            place = _array_place(line.partition("\t")[0], f"{counts.name}, line {at}")
+            if max(place) >= ARRAY_SIDE:
+                return None
+    return PITCH_UM
 
 
 def _spot_blocks(

@@ -43,6 +43,7 @@ def import_section(
     out: Path,
     um_per_unit: float | None = None,
     *,
+    section: str | None = None,
     only: Mapping[str, str] | None = None,
     expected_genes: frozenset[str] | None = None,
     limits: ProcessLimits | None = None,
@@ -51,11 +52,12 @@ def import_section(
     """Turn a section into AnnData-Zarr, and the picture beside it, if there is one, into OME-Zarr.
 
     Args:
-        source: a count table of spots by genes (`ST-cnts/A1.tsv.gz`), a folder of 10x Visium, an AnnData file or
-            AnnData-Zarr, a folder of SpatialData or one of its tables, or a table of cells with coordinates.
+        source: a count table of spots by genes (`ST-cnts/A1.tsv.gz`) or the folder of them, a folder of 10x Visium, an
+            AnnData file or AnnData-Zarr, a folder of SpatialData or one of its tables, or a table of cells.
         out: the folder to make; it appears when it is whole. The picture goes to `NAME.image.zarr` beside it.
         um_per_unit: micrometres per unit of the coordinates (pitch of the array, size of a pixel); without it the
             input must say it.
+        section: name of one section of a folder that holds several (`A1` of `ST-cnts/A1.tsv.gz`).
         only: rows to keep of a table of cells, as value by column.
         expected_genes: at least one of them must be there, unless the section has no genes at all.
         limits: of the process that decodes HDF5, Parquet and pictures.
@@ -73,6 +75,8 @@ def import_section(
     for there in (out, picture):
         if there.exists():
             raise FileExistsError(f"{there} is there already; remove it, or name another folder")
+    if section is not None or (source / "ST-cnts").is_dir():
+        source = _count_table(source, section)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         partial = Path(scratch, "section")
@@ -157,11 +161,6 @@ def open_source(source: Path, only: Mapping[str, str] | None = None) -> SectionS
             return read_visium(source)
         if any((source / name).is_file() for name in ("zarr.json", ".zgroup")):
             return read_stored(source)
-        if (source / "ST-cnts").is_dir():
-            sections = _sections(source)
-            raise ArrayError(
-                "several_sections", f"holds {len(sections)} sections", source.name, f"name one: {sections[0]}"
-            )
     elif source.is_file():
         with_counts = source.parent.name == "ST-cnts"
         if {".tsv", ".csv", ".txt"} & set(source.suffixes):
@@ -227,5 +226,14 @@ def read_stored(folder: Path) -> SectionSource:
     )  # fmt: skip
 
 
-def _sections(folder: Path) -> Sequence[str]:
-    return sorted(f"ST-cnts/{path.name}" for path in (folder / "ST-cnts").iterdir()) or [""]
+def _count_table(folder: Path, section: str | None) -> Path:
+    """The table of a section, or of the only one, below a folder of count tables."""
+    tables = {path.name.partition(".")[0]: path for path in sorted(folder.glob("ST-cnts/*.tsv*"))}
+    if section is None and len(tables) == 1:
+        return next(iter(tables.values()))
+    if section in tables:
+        return tables[section]
+    known = f"holds {len(tables)} sections ({', '.join(tables)[:200]})"
+    if section is None:
+        raise ArrayError("several_sections", known, folder.name, "name one of them (--section)")
+    raise ArrayError("not_found", f"{known}, none of them '{section}'", folder.name, "name one that is there")
