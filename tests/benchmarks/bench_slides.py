@@ -3,9 +3,10 @@
     python -m tests.benchmarks.bench_slides
 
 A slide of the given side is laid out of mirrored pieces of one image (a picture, by default one of the data sets, or
-generated H&E; the pyramid is left out), lz4 in chunks of 512 pixels and shards of 4,096. Each figure is taken in a process of its own: CPU seconds of all
-its threads over the work alone, and the peak of its memory; with processes, the peak of all of them together over their
-idle cluster. Every run reads the slide alone first, so that figures are compared within one run.
+generated H&E; the pyramid is left out), lz4 in chunks of 512 pixels and shards of 4,096. Each figure is taken in a
+process of its own: CPU seconds of all its threads over the work alone, and the peak of its memory; with processes, the
+peak of all of them together over their idle cluster. Every run reads the slide alone first, so that figures are
+compared within one run.
 """
 
 from __future__ import annotations
@@ -267,7 +268,9 @@ def main() -> None:
     """Measure, or be measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--side", type=int, default=20_480)
-    parser.add_argument("--grow", type=int, nargs="*", default=[31_622, 100_000], metavar="SIDE", help="two sides, or none")
+    parser.add_argument(
+        "--grow", type=int, nargs="*", default=[31_622, 100_000], metavar="SIDE", help="two sides, or none"
+    )
     parser.add_argument("--tile", type=int, default=SHARD)
     parser.add_argument("--image", type=Path, default=_picture())
     parser.add_argument("--shuffle", choices=["bitshuffle", "noshuffle"], default="bitshuffle")

@@ -221,7 +221,8 @@ def on_disk(n_cells: int, n_workers: int) -> None:
     record(
         f"spatial/enrichment/disk-{n_cells}", round(found["seconds"], 1), "s", command=f"{COMMAND} --cells {n_cells}",
         bar=f"{N_ON_DISK:,} cells: 15 minutes, under 2 GB",
-        is_met=bool(exact and found["seconds"] < 900 and peak < 2_000), note=f"{n_workers} workers, peak memory {peak:.0f} MB; "
+        is_met=bool(exact and found["seconds"] < 900 and peak < 2_000),
+        note=f"{n_workers} workers, peak memory {peak:.0f} MB; "
         f"neighbours of {N_SAMPLED} cells {'exact' if exact else 'wrong'}; {compared}",
     )
 

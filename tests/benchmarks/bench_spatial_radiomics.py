@@ -84,7 +84,8 @@ def main() -> None:
     record(
         "spatial/radiomics/ibsi", round(share, 4), "1",
         reference=f"IBSI digital phantom, {len(compared)} published values (doi:10.1148/radiol.2020191145)",
-        bar="every value within its tolerance", is_met=not missed, command="python -m tests.benchmarks.bench_spatial_radiomics",
+        bar="every value within its tolerance", is_met=not missed,
+        command="python -m tests.benchmarks.bench_spatial_radiomics",
         note=f"{len(compared) - len(missed)} of {len(compared)} values, in all six aggregations, by the extra "
         f"`radiomics`; missed: {', '.join(missed) or 'none'}",
     )  # fmt: skip
