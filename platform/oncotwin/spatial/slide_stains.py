@@ -259,13 +259,19 @@ def _separate(
     rows, columns = haematoxylin.shape
     down = np.empty(factor * columns, np.uint16)
     levels, densities = np.empty((3, columns), np.uint32), np.empty((3, columns), np.int32)
+    third_of = np.int32(4 * 43_691 if factor == 1 else 43_691)
     h_r, h_g, h_b = weights[0, 0], weights[0, 1], weights[0, 2]
     e_r, e_g, e_b = weights[1, 0], weights[1, 1], weights[1, 2]
     for i in range(rows):
         # One loop for each thing: so the compiler does eight pixels at a time.
         for c in range(3):
-            _add_up(planes[c, i * factor : (i + 1) * factor], factor, down, levels[c])
             own, density, steps = levels[c], densities[c], table[c]
+            if factor == 1:
+                pixels = planes[c, i]
+                for j in range(columns):
+                    own[j] = pixels[j]
+            else:
+                _add_up(planes[c, i * factor : (i + 1) * factor], factor, down, own)
             for j in range(columns):
                 density[j] = steps[own[j]]
         red, green, blue = densities[0], densities[1], densities[2]
@@ -275,7 +281,14 @@ def _separate(
             e = np.int32(e_r * red[j] + e_g * green[j] + e_b * blue[j]) >> 12
             h_row[j] = min(max(np.int32(h), 0), LARGEST_STAIN)
             e_row[j] = min(max(np.int32(e), 0), LARGEST_STAIN)
-        for j in range(columns):
-            g_row[j] = greys[levels[0, j] + levels[1, j] + levels[2, j]]
+        first, second, third = levels[0], levels[1], levels[2]
+        if factor <= 2:
+            # The same as `greys`: a third of four times or once the sum, by a product.
+            for j in range(columns):
+                whole = np.int32(np.int32(first[j]) + np.int32(second[j]) + np.int32(third[j]))
+                g_row[j] = np.int32(whole * third_of) >> 17
+        else:
+            for j in range(columns):
+                g_row[j] = greys[first[j] + second[j] + third[j]]
         for j in range(columns):
             f_row[j] = flags_of(red[j], green[j], blue[j], threshold)

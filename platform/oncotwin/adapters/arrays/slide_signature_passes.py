@@ -42,8 +42,8 @@ ENOUGH_STAINED = 20_000
 ONE_PIXEL_IN = 16
 _STAINED_LEVEL = 170
 """Of green, from which on down a pixel holds 0.15 OD on glass of 240."""
-BAND = 1_024
-"""Raw pixels from top to bottom of a band: a multiple of the chunks' side."""
+BAND, WORKING_BAND = 1_024, 512
+"""Most raw and most working pixels from top to bottom of a band: multiples of the usual side of a chunk."""
 TILES_HIGH = 2
 """Tiles that are read in one go, one above the other."""
 
@@ -148,7 +148,8 @@ def measure_tile(tile: SlideTile, models: SlideModels) -> TileFindings:
 def _stained_bands(tile: SlideTile, models: SlideModels) -> Iterator[tuple[Window, StainedBlock]]:
     held: StainedBlock | None = None
     first = last = 0
-    for band in bands(tile.window, models.grid, _halo(models.grid, models.rule), BAND):
+    height = min(BAND, WORKING_BAND * models.grid.factor)
+    for band in bands(tile.window, models.grid, _halo(models.grid, models.rule), height):
         top, bottom, left, right = band.block
         begin = top if held is None else last
         fresh = Window(band.core, (begin, bottom, left, right), band.factor).raw
