@@ -32,7 +32,7 @@ N_SUMS = 7
 _LANES = 8
 _ROWS = 16
 """Rows that are worked on together; a chunk holds a whole number of them."""
-_AHEAD = 2 * _ROWS
+_AHEAD = _ROWS
 """How many rows before they are needed numbers are asked for."""
 _CHUNKS_AT_ONCE = 8
 
@@ -155,39 +155,61 @@ def _add_rows(
 
     ``later`` are the sums of each row's pair weights, by which the shift of its partners is taken off at once.
     """
-    for slot in range(0, n_slots, _LANES):
-        # The last vector begins early, so that it ends with the row; its first genes are summed twice, apart.
-        gene = min(slot, n_genes - _LANES)
-        c = _load(shift, gene)
+    for slot in range(0, n_slots, 2 * _LANES):
+        # Two vectors at a time, as the walk over pairs takes as long as the numbers do; of an odd number of vectors the
+        # last is worked on twice. The very last begins early, so that it ends with the row; its first genes are summed
+        # twice, apart.
+        slot_b = min(slot + _LANES, n_slots - _LANES)
+        gene, gene_b = min(slot, n_genes - _LANES), min(slot_b, n_genes - _LANES)
+        c, c_b = _load(shift, gene), _load(shift, gene_b)
         y1, y2 = _load(sums, slot), _load(sums, n_slots + slot)
         ry, cross = _load(sums, 2 * n_slots + slot), _load(sums, 3 * n_slots + slot)
+        y1_b, y2_b = _load(sums, slot_b), _load(sums, n_slots + slot_b)
+        ry_b, cross_b = _load(sums, 2 * n_slots + slot_b), _load(sums, 3 * n_slots + slot_b)
         y3, y4, ry2 = c, c, c
+        y3_b, y4_b, ry2_b = c, c, c
         if is_full:
             y3, y4 = _load(sums, 4 * n_slots + slot), _load(sums, 5 * n_slots + slot)
-            ry2 = _load(sums, 6 * n_slots + slot)
+            y3_b, y4_b = _load(sums, 4 * n_slots + slot_b), _load(sums, 5 * n_slots + slot_b)
+            ry2, ry2_b = _load(sums, 6 * n_slots + slot), _load(sums, 6 * n_slots + slot_b)
         for i in range(first, end):
-            at = i * n_genes + gene
+            at, at_b = i * n_genes + gene, i * n_genes + gene_b
             _fetch(matrix, at - _AHEAD * n_genes)
-            y = _minus(_load(matrix, at), c)
+            _fetch(matrix, at_b - _AHEAD * n_genes)
+            y, y_b = _minus(_load(matrix, at), c), _minus(_load(matrix, at_b), c_b)
             # Unsigned, as numba would otherwise look for indices from the end.
             row = np.uint64(i)
-            near = _times(_all(-later[row]), c)
+            less = _all(-later[row])
+            near, near_b = _times(less, c), _times(less, c_b)
             for pair in range(np.uint64(offsets[row]), np.uint64(offsets[row + np.uint64(1)])):
-                near = _fma(_all(weights[pair]), _load(matrix, neighbours[pair] * n_genes + gene), near)
+                weight, begin = _all(weights[pair]), neighbours[pair] * n_genes
+                near = _fma(weight, _load(matrix, begin + gene), near)
+                near_b = _fma(weight, _load(matrix, begin + gene_b), near_b)
             r = _all(ends[row])
             y1, y2 = _plus(y1, y), _fma(y, y, y2)
+            y1_b, y2_b = _plus(y1_b, y_b), _fma(y_b, y_b, y2_b)
             ry, cross = _fma(r, y, ry), _fma(y, near, cross)
+            ry_b, cross_b = _fma(r, y_b, ry_b), _fma(y_b, near_b, cross_b)
             if is_full:
-                square = _times(y, y)
+                square, square_b = _times(y, y), _times(y_b, y_b)
                 y3, y4, ry2 = _fma(square, y, y3), _fma(square, square, y4), _fma(r, square, ry2)
+                y3_b, y4_b = _fma(square_b, y_b, y3_b), _fma(square_b, square_b, y4_b)
+                ry2_b = _fma(r, square_b, ry2_b)
         _store(sums, slot, y1)
         _store(sums, n_slots + slot, y2)
         _store(sums, 2 * n_slots + slot, ry)
         _store(sums, 3 * n_slots + slot, cross)
+        _store(sums, slot_b, y1_b)
+        _store(sums, n_slots + slot_b, y2_b)
+        _store(sums, 2 * n_slots + slot_b, ry_b)
+        _store(sums, 3 * n_slots + slot_b, cross_b)
         if is_full:
             _store(sums, 4 * n_slots + slot, y3)
             _store(sums, 5 * n_slots + slot, y4)
             _store(sums, 6 * n_slots + slot, ry2)
+            _store(sums, 4 * n_slots + slot_b, y3_b)
+            _store(sums, 5 * n_slots + slot_b, y4_b)
+            _store(sums, 6 * n_slots + slot_b, ry2_b)
 
 
 @njit(
