@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,23 @@ def test_from_a_folder_of_space_ranger_to_a_report(tmp_path: Path) -> None:
         assert words in text
     assert not list(tmp_path.glob(".*"))
     assert "there already" in run("signatures", "section.zarr", code=2).stderr
+    check_alignment(tmp_path)
+
+
+def check_alignment(folder: Path) -> None:
+    """A section and its double are mixed from the start, and stay so."""
+    shutil.copytree(folder / "section.signatures", folder / "double.signatures")
+    made = as_json("section", "align", "section.signatures", "double.signatures", "--out", "aligned")
+    value = {one["name"]: one["value"] for one in made["signatures"]}
+    assert value["ilisi.before"] > 1.8 and value["ilisi.after"] > 1.8 and value["clisi.after"] < 1.5
+    table = pyarrow.parquet.read_table(folder / "aligned" / "aligned.parquet")
+    assert table.num_rows == made["spots"] and {"section", "id", "class", "aligned_1"} <= set(table.column_names)
+    assert "sections in effect" in check_page(folder / "aligned" / "alignment.html")
+    assert "there already" in run("section", "align", "section.signatures", "--out", "aligned", code=2).stderr
+    assert "at least 2" in run("section", "align", "section.signatures", "--out", "one", code=2).stderr
+    for column, said in (("kind", "no column"), ("x", "no classes")):
+        words = ("section", "align", "section.signatures", "double.signatures", "--out", "b", "--classes", column)
+        assert said in run(*words, code=2).stderr
 
 
 @pytest.mark.slow

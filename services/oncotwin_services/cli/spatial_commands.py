@@ -111,6 +111,36 @@ def cohort_command(
     return 0
 
 
+@section.command("align")
+@click.argument("folders", type=_STORED, nargs=-1, required=True, metavar="FOLDER...")
+@click.option("--out", type=_FOLDER, required=True, help="Folder to make.")
+@click.option("--classes", "column", default="region", show_default=True,
+              help="Column of cells.parquet with the classes of tissue that must stay apart.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random draws.")
+@command_options
+def align_command(
+    folders: tuple[Path, ...], out: Path, column: str, seed: int, settings: Settings, as_json: bool
+) -> int:
+    """Lay the spots of sections of several institutions, runs or patients over each other (Harmony).
+
+    Each FOLDER is one that `oncotwin signatures` wrote. Writes aligned.parquet (an embedding of each spot before and
+    after), summary.json and alignment.html: how well the sections are mixed (iLISI) and whether tissues stayed apart
+    (cLISI), before and after. Nothing else is changed: signatures stay those of each section alone.
+    """
+    from oncotwin_flows.section_alignment import align_folders
+    from oncotwin_services.report.alignment_report import write_alignment_report
+
+    spots, made = align_folders(folders, out, column, seed)
+    page = write_alignment_report(out, spots, made)
+    said = {one.name: f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})" for one in made.signatures}
+    if as_json:
+        emit_json({"out": str(out), "report": str(page), "spots": len(spots.ids), "converged": made.converged,
+                   "signatures": [one.as_json() for one in made.signatures]})
+    else:
+        _say("alignment", {"sections": len(spots.names), "spots": len(spots.ids), **said, "report": str(page)}, False)
+    return 0
+
+
 @slide.command("import")
 @click.argument("image", type=_INPUT)
 @click.option("--mpp", type=float, help="Micrometres in one pixel, where the file does not say so itself.")

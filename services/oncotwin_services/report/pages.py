@@ -56,7 +56,7 @@ def environment() -> Environment:
     here = files(__package__)
     templates = {
         name: here.joinpath("templates", name).read_text(encoding="utf-8")
-        for name in ("page.html.j2", "cohort.html.j2", "patient.html.j2", "signatures.html.j2")
+        for name in ("page.html.j2", "cohort.html.j2", "patient.html.j2", "signatures.html.j2", "alignment.html.j2")
     }
     made = Environment(
         loader=DictLoader(templates), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

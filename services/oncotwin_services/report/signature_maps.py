@@ -129,6 +129,31 @@ def draw_profile(layers: Sequence[str], rows: Sequence[tuple[float, float, float
         return _address(figure)
 
 
+def draw_spots(points: NDArray[np.float64], labels: NDArray[np.int64], names: Sequence[str], least: int) -> str:
+    """Spots of an embedding by their first two coordinates, coloured by label.
+
+    Args:
+        points: (n, at least 2).
+        labels: (n,) from nil on; below that grey.
+        names: of the labels.
+        least: labels of fewer spots are drawn last, so that they are not covered.
+    """
+    with matplotlib.rc_context({**_STYLE, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(_WIDTH_IN, 3.4), layout="constrained")
+        axis = figure.add_subplot()
+        # In an order that no section has a part in, so that none covers another.
+        order = np.argsort((np.arange(len(labels)) * 2_654_435_761) % (1 << 32), kind="stable")
+        rare = np.bincount(labels[labels >= 0], minlength=len(names)) < least
+        order = order[np.argsort(rare[labels[order]] & (labels[order] >= 0), kind="stable")]
+        colours = np.array([*(CLASS_COLOURS[k % MOST_CLASSES] for k in range(len(names))), "#c8ccd2"])
+        axis.scatter(points[order, 0], points[order, 1], c=colours[labels[order]], s=5, linewidths=0, rasterized=True)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        marks = [Patch(facecolor=CLASS_COLOURS[k % MOST_CLASSES], label=name) for k, name in enumerate(names)]
+        figure.legend(handles=marks[:MOST_CLASSES], loc="outside right upper", frameon=False)
+        return _address(figure)
+
+
 def draw_histogram(edges: NDArray[np.float64], counts: NDArray[np.int64], label: str) -> str:
     """How many nuclei have which value."""
     with matplotlib.rc_context({**_STYLE, "axes.spines.top": False, "axes.spines.right": False}):
