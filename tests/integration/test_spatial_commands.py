@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from oncotwin.adapters.arrays.phantoms import write_section_folder
+from oncotwin.adapters.arrays.phantoms import write_section_folder, write_slide
 from oncotwin.spatial.section_phantom import make_section
 from oncotwin.spatial.signature import Signature
 from oncotwin.spatial.slide_phantom import DIFFICULTIES, make_phantom
@@ -128,6 +130,22 @@ def test_from_an_image_to_a_report(tmp_path: Path) -> None:
     assert {"x_um", "y_um", "area_um2", "eccentricity", "intensity"} <= set(nuclei.column_names)
     assert abs(nuclei.num_rows - len(truth.x_um)) < 0.2 * len(truth.x_um)
     assert "Nuclei" in check_page(tmp_path / "out" / "report.html")
+
+
+@pytest.mark.slow
+def test_a_damaged_chunk_ends_as_one_sentence(tmp_path: Path) -> None:
+    """In a process of its own: what Dask would print does not pass through the command's own streams."""
+    write_slide(tmp_path / "a.zarr", 600, 0.5, np.random.default_rng(3))
+    [shard] = [path for path in (tmp_path / "a.zarr" / "0" / "c").rglob("*") if path.is_file()]
+    content = bytearray(shard.read_bytes())
+    content[100:200] = bytes(100)
+    shard.write_bytes(content)
+    program = Path(sys.executable).with_name("oncotwin")
+    done = subprocess.run([program, "signatures", "a.zarr"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    [said] = [line for line in done.stderr.splitlines() if "dashboard" not in line]
+    assert "cannot be decoded" in said and "0/c/0/0/0" in said and "write or send" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr"]
 
 
 def test_what_cannot_be_imported_says_what_where_and_what_to_do(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import pickle
 import shutil
@@ -238,6 +239,8 @@ def open_engine(
             worker_dashboard_address="127.0.0.1:0",
             memory_limit=0,
             local_directory=folder,
+            # An error of a block reaches the one who asked; Dask would print it with all that the block held besides.
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,  # type: ignore[no-untyped-call]
         _shown(progress) as shown,

@@ -87,7 +87,7 @@ class ShardReader:
                 offset, length = (int(value) for value in index[at])
                 if offset == length == _EMPTY:
                     continue
-                self._decode(os.pread(file, length, offset), length, buffer, path.name)
+                self._decode(os.pread(file, length, offset), length, buffer, self._where(path))
                 low = [b + i * size for b, i, size in zip(begin, at, self.chunk, strict=True)]
                 both = [
                     (max(part.start, a), min(part.stop, a + size))
@@ -109,6 +109,9 @@ class ShardReader:
                 "bad_chunk", f"a chunk cannot be decoded ({error})", where, "write or send the array again"
             ) from error
 
+    def _where(self, path: Path) -> str:
+        return str(path.relative_to(self.folder.parent))
+
     def _index(self, place: tuple[int, ...]) -> Index | None:
         """Offsets and lengths of a shard's chunks; None for a shard that is not there."""
         if place in self.indices:
@@ -120,7 +123,7 @@ class ShardReader:
         if path.exists():
             raw = path.read_bytes() if path.stat().st_size < tail else _end_of(path, tail)
             if len(raw) != tail:
-                raise ArrayError("bad_shard", "is cut off", path.name, "write or send the array again")
+                raise ArrayError("bad_shard", "is cut off", self._where(path), "write or send the array again")
             found = np.frombuffer(raw[:size], "<u8").astype(np.uint64).reshape(*counts, 2)
         if len(self.indices) >= _MOST_INDICES:
             self.indices.clear()
