@@ -73,7 +73,7 @@ def read_alone(slide: Path) -> None:
             np.asarray(array[:, top : top + SHARD, left : left + SHARD])
 
 
-def measure(slide: Path, out: Path, workers: int, processes: bool, tile: int) -> dict[str, float]:
+def measure(slide: Path, out: Path, workers: int, processes: bool, tile: int, watch: bool) -> dict[str, float]:
     """Run in a process of its own: nil workers read alone."""
     from oncotwin.adapters.arrays.engine import open_engine
     from oncotwin.adapters.arrays.slide_signatures import slide_signatures
@@ -85,7 +85,7 @@ def measure(slide: Path, out: Path, workers: int, processes: bool, tile: int) ->
     with open_engine(workers, processes=processes) as engine:
         # Every worker has loaded what it needs: that is what an idle cluster takes.
         list(engine.run("warm")(_load, range(4 * workers)))
-        with _watched(processes) as found:
+        with _watched(watch) as found:
             made = slide_signatures(slide, out, tile=tile, engine=engine)
     return {**found, "n_nuclei": made.n_nuclei}
 
@@ -159,10 +159,12 @@ def _cpu_seconds() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def apart(slide: Path, folder: Path, workers: int, processes: bool = False, tile: int = SHARD) -> dict[str, float]:
-    """`measure` in a fresh process."""
+def apart(
+    slide: Path, folder: Path, workers: int, processes: bool = False, tile: int = SHARD, *, watch: bool = False
+) -> dict[str, float]:
+    """`measure` in a fresh process; with `watch` the memory of all its processes, which costs time."""
     out = Path(tempfile.mkdtemp(dir=folder)) / "out"
-    asked = [str(slide), str(out), str(workers), str(int(processes)), str(tile)]
+    asked = [str(slide), str(out), str(workers), str(int(processes)), str(tile), str(int(watch))]
     command = [sys.executable, "-m", "tests.benchmarks.bench_slides", "--measure", *asked]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -198,7 +200,7 @@ def bench(args: argparse.Namespace, folder: Path) -> None:
     peak = two["own_peak_mb"]
     bar = f"under {MEMORY_MB:g} MB"
     verdict("memory/threads", "peak memory, 2 threads", peak, "MB", f"{peak:.0f} MB", peak < MEMORY_MB, bar)
-    apiece = apart(slide, folder, 2, True, args.tile)
+    apiece = apart(slide, folder, 2, True, args.tile, watch=True)
     over = apiece["peak_mb"] - apiece["idle_mb"]
     verdict("memory/processes", "peak memory, 2 processes, over idle", over, "MB", f"{over:.0f} MB",
             over < MEMORY_MB, bar)
@@ -221,7 +223,7 @@ def coarse(args: argparse.Namespace, folder: Path, piece: NDArray[np.uint8]) -> 
         f"{one['cpu_s']:.1f} s / {alone['cpu_s']:.1f} s CPU = {ratio:.2f}", ratio <= AT_MOST, f"at most {AT_MOST:g}",
     )  # fmt: skip
     for name, processes in (("threads", False), ("processes", True)):
-        found = apart(slide, folder, 2, processes, args.tile)
+        found = apart(slide, folder, 2, processes, args.tile, watch=processes)
         peak = found["peak_mb"] - found["idle_mb"] if processes else found["own_peak_mb"]
         what = f"peak memory, 2 {name}, {COARSE} um{', over idle' if processes else ''}"
         verdict(f"coarse/memory/{name}", what, peak, "MB", f"{peak:.0f} MB", peak < MEMORY_MB,
@@ -299,11 +301,12 @@ def main() -> None:
     parser.add_argument("--image", type=Path, default=_picture())
     parser.add_argument("--shuffle", choices=["bitshuffle", "noshuffle"], default="bitshuffle")
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        slide, out, workers, processes, tile = args.measure
-        print(json.dumps(measure(Path(slide), Path(out), int(workers), processes == "1", int(tile))))
+        slide, out, workers, processes, tile, watch = args.measure
+        found = measure(Path(slide), Path(out), int(workers), processes == "1", int(tile), watch == "1")
+        print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         bench(args, Path(folder))

@@ -38,7 +38,7 @@ Out = TypeVar("Out")
 
 IN_FLIGHT = 2
 """Blocks of each worker that are under way or wait to be taken."""
-TRIM_EVERY = 16
+TRIM_EVERY = 8
 """Blocks after which a process gives freed memory back."""
 _ENDING = ".block"
 _DIGEST_BYTES = 32
@@ -110,6 +110,7 @@ class Engine:
                 for future in waiting:
                     if not isinstance(future, _Found):
                         future.cancel()
+                _trim()
 
     def _begun(self, work: _Work) -> Any:
         """What was found on disk, or a future."""
