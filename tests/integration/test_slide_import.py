@@ -17,7 +17,7 @@ from PIL import Image
 
 from oncotwin.adapters.arrays import slides
 from oncotwin.adapters.arrays.bounded import ProcessLimits
-from oncotwin.adapters.arrays.slides import halve, import_slide, remove_partial, write_pyramid
+from oncotwin.adapters.arrays.slides import halve, import_slide, write_pyramid
 from oncotwin.adapters.arrays.zarr_check import check_zarr
 from oncotwin.domain.claim import ArrayError
 
@@ -246,8 +246,9 @@ def test_a_pixel_size_is_given_or_read_and_never_assumed(tmp_path: Path) -> None
 
 
 def test_what_a_killed_import_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".a.zarr.x1").mkdir()
-    (tmp_path / ".a.zarr.x1" / "rows").write_bytes(b"")
-    (tmp_path / ".other.x").mkdir()
-    assert remove_partial(tmp_path) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [".other.x"]
+    for name in (".a.zarr.import-x1", ".b.zarr.import-x2", ".other.x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows").write_bytes(b"")
+    with pytest.raises(ArrayError):
+        import_slide(tmp_path / "missing.png", tmp_path / "a.zarr", 0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.zarr.import-x2", ".other.x"]

@@ -275,13 +275,6 @@ def join_rows(parts: Sequence[GraphRows], n_cells: int) -> SpatialGraph:
     return SpatialGraph(offsets, neighbours)
 
 
-def edge_lengths_um(graph: SpatialGraph, points_um: Array) -> Array:
-    """Length (n_edges,) of each edge of a graph over cells (n_cells, 2)."""
-    sources = np.repeat(np.arange(graph.n_cells), np.diff(graph.offsets))
-    step = points_um[graph.neighbours] - points_um[sources]
-    return np.asarray(np.sqrt(step[:, 0] * step[:, 0] + step[:, 1] * step[:, 1]))
-
-
 def held_places(rows: GraphRows, held: IntArray) -> IndexArray:
     """Where the neighbours of a block's rows stand among the cells that the block holds.
 

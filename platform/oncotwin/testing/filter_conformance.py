@@ -62,8 +62,8 @@ class FilterConformance:
     n_each = 12
 
     def make_filter(self) -> Filter[Any]:
-        """The filter on trial."""
-        raise NotImplementedError
+        """The filter on trial; the subclass provides it."""
+        raise NotImplementedError("provide a method 'make_filter' that returns the filter")
 
     def problem(self) -> tuple[System, Array, Array, NDArray[np.int64], StepTable]:
         """System, prior means (k, n) and covariances (k, n, n), active components (k,), and all operations."""

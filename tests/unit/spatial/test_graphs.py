@@ -155,12 +155,6 @@ def test_hilbert_order_is_a_curve_without_jumps() -> None:
     assert hilbert_order(np.zeros((4, 2))).tolist() == [0, 1, 2, 3]
 
 
-def test_edge_lengths() -> None:
-    points = np.array([[0.0, 0.0], [3.0, 4.0]])
-    graph = join_rows([graphs.knn_rows(whole_section(points), 3)], 2)
-    assert graphs.edge_lengths_um(graph, points).tolist() == [5.0, 5.0]
-
-
 def test_bad_input_is_named() -> None:
     points = np.array([[0.0, 0.0], [np.nan, 1.0]])
     with pytest.raises(ConfigurationError, match="cell 1"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from oncotwin.adapters.arrays.bounded import ProcessLimits, run_bounded
 from oncotwin.adapters.arrays.section_blocks import RowCheck, SectionImage, SectionSource, check_genes
 from oncotwin.adapters.arrays.section_tables import BLOCK_ROWS, read_cell_table, read_spot_table
 from oncotwin.adapters.arrays.section_visium import is_visium, matrix_file, read_visium
-from oncotwin.adapters.arrays.slides import import_slide
+from oncotwin.adapters.arrays.slides import import_slide, scratch_beside
 from oncotwin.adapters.arrays.zarr_check import check_zarr
 from oncotwin.domain.claim import ArrayError
 
@@ -77,8 +76,7 @@ def import_section(
             raise FileExistsError(f"{there} is there already; remove it, or name another folder")
     if section is not None or (source / "ST-cnts").is_dir():
         source = _count_table(source, section)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+    with scratch_beside(out) as scratch:
         partial = Path(scratch, "section")
         if _needs_own_process(source):
             wanted = None if expected_genes is None else sorted(expected_genes)

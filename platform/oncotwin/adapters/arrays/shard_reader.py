@@ -1,7 +1,7 @@
 """Blocks of a sharded array of bytes, decoded in the thread that asks for them.
 
 The Zarr library hands every chunk through one event loop for all threads: two threads that read whole shards needed as
-long as one after the other (docs/benchmarks.md, spatial/slides/reading). This reader knows one layout, that of the
+long as one after the other. This reader knows one layout, that of the
 slides we write and of most that others write: Zarr 3, shards, bytes compressed by Blosc or Zstandard and not turned
 round. Every other array is read by the library.
 

@@ -8,10 +8,12 @@ Source: Moore et al. 2023, OME-Zarr, doi:10.1007/s00418-023-02209-1; OME-NGFF sp
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +85,7 @@ def import_slide(
         raise ArrayError("bad_pixel_size", f"{um_per_pixel} um is no size of a pixel", image.name, "give micrometres")
     if out.exists():
         raise FileExistsError(f"{out} is there already; remove it, or name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+    with scratch_beside(out) as scratch:
         rows, partial = Path(scratch, "rows"), Path(scratch, "slide")
         decoded = run_bounded(
             _DICOM if is_dicom(image) else _IMAGE,
@@ -172,12 +173,15 @@ def write_pyramid(
     return tuple(shapes)
 
 
-def remove_partial(folder: Path) -> int:
-    """Remove what killed imports left in a folder; return how many there were."""
-    left = [path for path in folder.glob(".*.*") if path.is_dir() and {"rows", "slide"} & set(os.listdir(path))]
-    for path in left:
-        shutil.rmtree(path)
-    return len(left)
+@contextmanager
+def scratch_beside(out: Path) -> Iterator[Path]:
+    """A folder for the parts of an import, gone at its end; what a killed import of the same name left goes first."""
+    mark = f".{out.name}.import-"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f"{glob.escape(mark)}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=mark) as scratch:
+        yield Path(scratch)
 
 
 def _shards(shape: Sequence[int]) -> list[tuple[slice, slice]]:
